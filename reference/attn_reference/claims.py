@@ -1,0 +1,55 @@
+"""What an implementation says of itself: the frozen record that decides what is asked of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+Arithmetic = Literal["precise", "fused", "eager", "tf32"]
+
+FEATURES: dict[str, str] = {
+    "bool-mask": "boolean masks, True = may attend",
+    "float-mask": "floating masks in the dtype of q, added to the scaled scores",
+    "float32-mask": "float32 masks beside q of a lower dtype",
+    "causal": "is_causal",
+    "cross": "query and key lengths that differ",
+    "gradients": "gradients of every floating input",
+    "zero-sizes": "empty batches, queries or keys",
+    "validates": "a wrong argument raises before any work is done",
+    "gqa": "grouped heads: H = g * Hkv, consecutive groups",
+    "scale": "an explicit scale in place of 1/sqrt(D)",
+    "dv": "values of another head size than queries and keys",
+    "lse": "the log-sum-exp of each row is returned",
+    "batch-invariance": "an element's result is bitwise the same in any batch",
+    "run-determinism": "a repeated call gives bitwise the same result",
+}
+
+PLAIN_FEATURES = frozenset(
+    {"bool-mask", "float-mask", "float32-mask", "causal", "cross", "gradients", "zero-sizes"}
+)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """dtypes and devices by name; features: keys of FEATURES; arithmetic: the roundings that are allowed.
+
+    head_sizes: the only head sizes served, or () for any.
+    """
+
+    dtypes: tuple[str, ...] = DTYPES
+    devices: tuple[str, ...] = ("cpu",)
+    features: frozenset[str] = PLAIN_FEATURES
+    arithmetic: Arithmetic = "fused"
+    head_sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = sorted(self.features - FEATURES.keys())
+        if unknown:
+            raise ValueError(f"unknown features {unknown}; known are {sorted(FEATURES)}")
+        bad = sorted(set(self.dtypes) - set(DTYPES))
+        if bad or not self.dtypes:
+            raise ValueError(f"dtypes must be some of {DTYPES}, not {self.dtypes}")
+        if self.arithmetic not in ("precise", "fused", "eager", "tf32"):
+            raise ValueError(f"arithmetic must be precise, fused, eager or tf32, not {self.arithmetic!r}")
