@@ -1,0 +1,199 @@
+"""Borders: NumPy arrays into a framework's own arrays and back, with dtype, strides and device kept."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Border(Protocol):
+    """One framework: its arrays from NumPy and back, and how its calls are made."""
+
+    @property
+    def name(self) -> str:
+        """Name of the framework, which is also that of its package."""
+        ...
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """Names of `cases.layouts.LAYOUTS` that its arrays can have."""
+        ...
+
+    @property
+    def grad_modes(self) -> tuple[str, ...]:
+        """Modes in which calls can be made, "off" first."""
+        ...
+
+    def asarray(self, array: Array, device: str, *, requires_grad: bool = False) -> Any:
+        """A native copy of `array`, strides kept where the framework has strides."""
+        ...
+
+    def asnumpy(self, native: Any) -> Array:
+        """A NumPy copy of a native array, bfloat16 as ml_dtypes.bfloat16; TypeError for anything else."""
+        ...
+
+    def grad_mode(self, mode: str) -> AbstractContextManager[Any]:
+        """The context in which calls are made: "off", "on" or "inference"."""
+        ...
+
+    def random_state(self) -> tuple[Any, ...]:
+        """Something that compares equal as long as nobody has drawn random numbers."""
+        ...
+
+
+def strided_copy(array: Array) -> tuple[Array, int, tuple[int, ...]]:
+    """A flat copy of the memory behind `array`, and the offset and strides (in elements) that restore it."""
+    root = array
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    if not root.flags.c_contiguous:
+        root = array = np.ascontiguousarray(array)
+    itemsize = array.itemsize
+    start = array.__array_interface__["data"][0] - root.__array_interface__["data"][0]
+    return root.reshape(-1).copy(), start // itemsize, tuple(n // itemsize for n in array.strides)
+
+
+class NumpyBorder:
+    """NumPy itself."""
+
+    name = "numpy"
+    layouts = ("contiguous", "transposed", "sliced", "inner", "expanded", "reversed")
+    grad_modes = ("off",)
+
+    def asarray(self, array: Array, device: str, *, requires_grad: bool = False) -> Array:
+        """A copy with the same strides."""
+        flat, offset, strides = strided_copy(array)
+        if not flat.size:
+            return array.copy()
+        view = np.lib.stride_tricks.as_strided
+        return view(flat[offset:], array.shape, tuple(n * array.itemsize for n in strides))
+
+    def asnumpy(self, native: Any) -> Array:
+        """A copy of an ndarray."""
+        if not isinstance(native, np.ndarray):
+            raise TypeError(f"a numpy.ndarray was expected, got {type(native).__name__}")
+        return native.copy()
+
+    def grad_mode(self, mode: str) -> AbstractContextManager[Any]:
+        """NumPy has no grad modes."""
+        return nullcontext()
+
+    def random_state(self) -> tuple[Any, ...]:
+        """State of NumPy's global generator."""
+        kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (watched, not used)
+        return (kind, np.asarray(keys).tobytes(), *rest)
+
+
+class TorchBorder:
+    """PyTorch, imported when the border is made."""
+
+    name = "torch"
+    layouts = ("contiguous", "transposed", "sliced", "inner", "expanded")
+    grad_modes = ("off", "on", "inference")
+
+    def __init__(self) -> None:
+        self.torch = importlib.import_module("torch")
+
+    def asarray(self, array: Array, device: str, *, requires_grad: bool = False) -> Any:
+        """A tensor on `device` with the same strides."""
+        torch = self.torch
+        flat, offset, strides = strided_copy(array)
+        if array.dtype == ml_dtypes.bfloat16:
+            tensor = torch.from_numpy(flat.view(np.int16)).view(torch.bfloat16)
+        else:
+            tensor = torch.from_numpy(flat)
+        tensor = tensor.to(device)
+        tensor = (
+            tensor.as_strided(array.shape, strides, offset) if array.size else tensor.new_empty(array.shape)
+        )
+        return tensor.requires_grad_() if requires_grad and tensor.is_floating_point() else tensor
+
+    def asnumpy(self, native: Any) -> Array:
+        """A copy of a tensor, from any device."""
+        torch = self.torch
+        if not isinstance(native, torch.Tensor):
+            raise TypeError(f"a torch.Tensor was expected, got {type(native).__name__}")
+        tensor = native.detach().cpu()
+        if tensor.dtype == torch.bfloat16:
+            return np.array(tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16))
+        return np.array(tensor.numpy())
+
+    def grad_mode(self, mode: str) -> AbstractContextManager[Any]:
+        """no_grad, enable_grad or inference_mode."""
+        torch = self.torch
+        modes = {"off": torch.no_grad, "on": torch.enable_grad, "inference": torch.inference_mode}
+        context: AbstractContextManager[Any] = modes[mode]()
+        return context
+
+    def random_state(self) -> tuple[Any, ...]:
+        """State of PyTorch's default generators."""
+        state = [self.torch.get_rng_state().numpy().tobytes()]
+        if self.torch.cuda.is_initialized():
+            state.append(self.torch.cuda.get_rng_state().numpy().tobytes())
+        return tuple(state)
+
+
+class JaxBorder:
+    """JAX, imported when the border is made; its arrays have no strides and its random state is explicit."""
+
+    name = "jax"
+    layouts = ("contiguous",)
+    grad_modes = ("off",)
+
+    def __init__(self) -> None:
+        self.jax = importlib.import_module("jax")
+
+    def asarray(self, array: Array, device: str, *, requires_grad: bool = False) -> Any:
+        """A JAX array of the same values; float64 needs jax_enable_x64."""
+        native = self.jax.numpy.asarray(np.ascontiguousarray(array))
+        if native.dtype != array.dtype:
+            raise TypeError(f"JAX made {native.dtype} of {array.dtype}; set jax_enable_x64 or use --dtype")
+        return native
+
+    def asnumpy(self, native: Any) -> Array:
+        """A copy of a JAX array."""
+        if not isinstance(native, self.jax.Array):
+            raise TypeError(f"a jax.Array was expected, got {type(native).__name__}")
+        return np.array(native)
+
+    def grad_mode(self, mode: str) -> AbstractContextManager[Any]:
+        """JAX has no grad modes."""
+        return nullcontext()
+
+    def random_state(self) -> tuple[Any, ...]:
+        """JAX keeps none."""
+        return ()
+
+
+BORDERS: dict[str, Callable[[], Border]] = {"numpy": NumpyBorder, "torch": TorchBorder, "jax": JaxBorder}
+
+
+def candidates(function: Any) -> list[str]:
+    """Frameworks that `function` may speak, likeliest first: by where it comes from and what it uses."""
+    inner = function
+    while hasattr(inner, "func"):  # functools.partial
+        inner = inner.func
+    inner = getattr(inner, "__wrapped__", inner)
+    home = str(getattr(inner, "__module__", "") or "").partition(".")[0]
+    scope: dict[str, Any] = getattr(inner, "__globals__", {})
+    used = {value.__name__.partition(".")[0] for value in scope.values() if isinstance(value, ModuleType)}
+    used |= {
+        str(getattr(value, "__module__", "") or "").partition(".")[0]
+        for value in scope.values()
+        if callable(value)
+    }
+    # A torch function often uses NumPy too, hardly ever the other way round.
+    order = [name for name in ("torch", "jax", "numpy") if name == home]
+    order += [name for name in ("torch", "jax", "numpy") if name in used and name not in order]
+    order += [name for name in ("numpy", "torch", "jax") if name not in order]
+    return [name for name in order if importlib.util.find_spec(name) is not None]

@@ -1,0 +1,77 @@
+"""One call as arrays: what a case becomes before it is lowered for the oracle and handed to a subject."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attn_conformance.cases import masks, values
+from attn_conformance.cases.case import KernelCase
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """Arrays in the storage dtype: q (B, H, T, D), k (B, Hkv, S, D), v (B, Hkv, S, Dv), mask or None."""
+
+    q: Array
+    k: Array
+    v: Array
+    mask: Array | None = None
+    is_causal: bool = False
+    scale: float | None = None
+    layout: str = "contiguous"
+    grad: str = "off"
+
+    @property
+    def dtype(self) -> str:
+        """Name of q's dtype."""
+        return str(self.q.dtype.name)
+
+    def arrays(self) -> dict[str, Array]:
+        """The array arguments by name, mask left out when None."""
+        named = {"q": self.q, "k": self.k, "v": self.v}
+        return named if self.mask is None else {**named, "mask": self.mask}
+
+    def with_array(self, name: str, array: Array) -> Call:
+        """The same call with another q, k, v or mask."""
+        changed: dict[str, Any] = {name: array}
+        return replace(self, **changed)
+
+    def with_causal_mask(self) -> Call:
+        """The same call with is_causal spelled as a lower-triangular boolean mask, bottom-right."""
+        queries, keys = self.q.shape[2], self.k.shape[2]
+        return replace(self, is_causal=False, mask=np.tri(queries, keys, keys - queries, dtype=bool))
+
+
+def build(case: KernelCase) -> Call:
+    """The call of a case (without the calls before it, and without its fault)."""
+    B, T, S = case.batch, case.queries, case.keys
+    shapes = (
+        (B, case.heads, T, case.head_size),
+        (B, case.kv_heads, S, case.head_size),
+        (B, case.kv_heads, S, case.value_size),
+    )
+    q, k, v = values.draw(np.random.default_rng((case.seed, 1)), shapes, case.values, case.dtype)
+    if case.layout == "expanded" and B:
+        k[:], v[:] = k[:1], v[:1]
+    mask = None
+    if case.mask is not None:
+        rng = np.random.default_rng((case.seed, 2))
+        mask = masks.make(rng, case.mask, B, case.heads, T, S, q.dtype)
+    if case.poison != "none" and mask is not None:
+        rng = np.random.default_rng((case.seed, 3))
+        q, k, v = values.poison(rng, q, k, v, _unseen(mask, case), case.poison)
+    return Call(q, k, v, mask, case.causal, case.scale, case.layout, case.grad)
+
+
+def _unseen(mask: Array, case: KernelCase) -> Array:
+    """(B, Hkv, S): keys that no query of their batch element and key head may see."""
+    allowed = mask if mask.dtype == np.bool_ else mask.astype(np.float64) > -np.inf
+    full = np.broadcast_to(allowed, (case.batch, case.heads, case.queries, case.keys))
+    grouped = full.reshape(case.batch, case.kv_heads, -1, case.keys)
+    return np.asarray(~grouped.any(axis=2))

@@ -1,0 +1,1 @@
+"""Checks: one function for each requirement, reading like its sentence; importing a module registers them."""

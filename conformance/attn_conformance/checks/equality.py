@@ -1,0 +1,76 @@
+"""EQ: without mask and causality, the output equals the reference's at every size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from attn_conformance import expect
+from attn_conformance.cases import KernelCase, build
+from attn_conformance.registry import check
+from attn_conformance.strategies import kernel_cases, sizes
+from attn_conformance.subject import Scope, Subject
+from attn_reference import Problem
+
+
+def even_weights(problem: Problem) -> Problem:
+    """All visible keys weigh the same: what is left if the scores do not count."""
+    return replace(problem, q=0 * problem.q)
+
+
+def _small_and_single(scope: Scope) -> SearchStrategy[KernelCase]:
+    # One batch element, one query, one key: axes of length 1 must survive.
+    small = st.integers(1, 4)
+    return st.one_of(
+        kernel_cases(scope), kernel_cases(scope, batch=small, heads=sizes.one(1), queries=small, keys=small)
+    )
+
+
+@check("EQ-3", cases=_small_and_single)
+def queries_and_keys_of_any_length(subject: Subject, case: KernelCase) -> bool:
+    """The output equals softmax(q k^T / sqrt(D)) v, T and S independent."""
+    return expect.reference(subject, build(case), without=even_weights)
+
+
+def _heads_rolled(problem: Problem) -> Problem:
+    if problem.k.shape[1] > 1:
+        return replace(problem, k=np.roll(problem.k, 1, axis=1), v=np.roll(problem.v, 1, axis=1))
+    q = problem.q.copy()
+    q[..., -1] = 0
+    return replace(problem, q=q)
+
+
+@check(
+    "EQ-5", cases=lambda scope: kernel_cases(scope, heads=sizes.any_counts, head_size=sizes.odd_head_sizes)
+)
+def every_head_counts(subject: Subject, case: KernelCase) -> bool:
+    """Each head attends with its own q, k and v, for any number of heads and any head size."""
+    return expect.reference(subject, build(case), without=_heads_rolled)
+
+
+def _around_tiles(scope: Scope) -> SearchStrategy[KernelCase]:
+    even = ("even", "probe", "normal")
+    return st.one_of(
+        kernel_cases(scope, queries=sizes.short_lengths, keys=sizes.edges, families=even),
+        kernel_cases(scope, queries=sizes.edges, keys=sizes.edges, families=even),
+        # More than 32767 elements of q: offsets kept in 16 bits wrap.
+        kernel_cases(
+            scope, heads=sizes.any_counts, queries=st.integers(200, 300), keys=sizes.short_lengths,
+            head_size=st.sampled_from((64, 128)), families=even,
+        ),
+    )  # fmt: skip
+
+
+def _last_key_lost(problem: Problem) -> Problem:
+    visible = np.broadcast_to(problem.visible, (*problem.visible.shape[:3], problem.k.shape[2])).copy()
+    visible[..., -1] = False
+    return replace(problem, visible=visible)
+
+
+@check("EQ-6", cases=_around_tiles)
+def sizes_around_tile_edges(subject: Subject, case: KernelCase) -> bool:
+    """Lengths one below, at and one above a multiple of 8 to 128 lose and add no key."""
+    return expect.reference(subject, build(case), without=_last_key_lost)

@@ -1,0 +1,219 @@
+"""PURE: the result is a function of the arguments alone, element by element, in any layout and order."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+from numpy.typing import NDArray
+
+from attn_conformance import expect
+from attn_conformance.cases import Call, KernelCase, build, layouts
+from attn_conformance.faults import apply
+from attn_conformance.judge import Answer, Failed, compare, moves
+from attn_conformance.registry import check
+from attn_conformance.strategies import CAUSAL, ORDINARY, kernel_cases, kinds, masks, sizes
+from attn_conformance.subject import Raised, Scope, Subject
+
+Array = NDArray[Any]
+
+
+def _maybe_masked(scope: Scope, **options: Any) -> SearchStrategy[KernelCase]:
+    plain = kernel_cases(scope, **options)
+    dtypes = kinds(scope)
+    if not dtypes:
+        return plain
+    masked = kernel_cases(
+        scope, mask=masks(dtypes=dtypes, biases=("none", "noise"), planes="each"), **options
+    )
+    return st.one_of(plain, masked)
+
+
+@check("PURE-1", cases=lambda scope: _maybe_masked(scope, grad=st.sampled_from(scope.grad_modes)), floor=1)
+def arguments_are_never_modified(subject: Subject, case: KernelCase) -> bool:
+    """q, k, v and the mask are bit for bit the same after the call."""
+    call = build(case)
+    natives = subject.natives(call)
+    subject.run(call, natives)
+    expect.untouched(subject, call, natives)
+    return True
+
+
+def _random_states(subject: Subject) -> tuple[Any, ...]:
+    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (watched, not used)
+    return (subject.border.random_state(), random.getstate(), kind, np.asarray(keys).tobytes(), *rest)
+
+
+@check("PURE-2", cases=_maybe_masked, floor=1)
+def the_same_call_gives_the_same_result(subject: Subject, case: KernelCase) -> bool:
+    """A repeated call agrees within the bound, in every grad mode, and draws no random numbers."""
+    call = build(case)
+    answer = subject.answer(call)
+    state = _random_states(subject)
+    first = subject.attention(call)
+    if _random_states(subject) != state:
+        raise Failed("drew random numbers: the state of a global random generator changed")
+    expect.same(first, subject.attention(call), answer, "the same call gave another result")
+    for mode in subject.scope.grad_modes[1:]:
+        again = subject.attention(replace(call, grad=mode))
+        expect.same(first, again, answer, f"grad mode {mode!r} gave another result than 'off'")
+    return True
+
+
+def _pick(call: Call, batch: Array) -> Call:
+    """The call for some batch elements, in the order of `batch`."""
+    mask = call.mask
+    if mask is not None and mask.ndim == 4 and mask.shape[0] > 1:
+        mask = mask[batch]
+    return replace(call, q=call.q[batch], k=call.k[batch], v=call.v[batch], mask=mask)
+
+
+def _of(answer: Answer, batch: Array) -> Answer:
+    return replace(answer, value=answer.value[batch], low=answer.low[batch], limit=answer.limit[batch])
+
+
+FAMILIES_APART = (*ORDINARY, "uneven-batch", "uneven-batch", "uneven-heads")
+
+
+@check(
+    "PURE-3",
+    cases=lambda scope: _maybe_masked(
+        scope, batch=st.integers(2, 9), queries=sizes.short_lengths, families=FAMILIES_APART
+    ),
+)
+def batch_elements_do_not_meet(subject: Subject, case: KernelCase) -> bool:
+    """An element alone gives what it gives in the batch, and a permuted batch the permuted result."""
+    call = build(case)
+    answer = subject.answer(call)
+    full = subject.attention(call)
+    rng = np.random.default_rng((case.seed, 5))
+    one, order = rng.integers(case.batch, size=1), rng.permutation(case.batch)
+    alone = subject.attention(_pick(call, one))
+    expect.same(
+        full[one], alone, _of(answer, one), f"batch element {one[0]} alone differs from itself in the batch"
+    )
+    permuted = subject.attention(_pick(call, order))
+    expect.same(full[order], permuted, _of(answer, order), "a permuted batch gave another result")
+    rolled = np.roll(np.arange(case.batch), 1)
+    return moves(answer, subject.lower(replace(call, k=call.k[rolled], v=call.v[rolled])))
+
+
+@check("PURE-4", cases=lambda scope: _maybe_masked(scope, heads=sizes.any_counts, families=FAMILIES_APART))
+def order_of_heads_and_keys_is_free(subject: Subject, case: KernelCase) -> bool:
+    """Permuted heads give the permuted result, and permuted keys (with their mask columns) the same one."""
+    call = build(case)
+    answer = subject.answer(call)
+    plain = subject.attention(call)
+    rng = np.random.default_rng((case.seed, 6))
+    heads, keys = rng.permutation(case.heads), rng.permutation(case.keys)
+    mask = call.mask
+    by_head = replace(
+        call, q=call.q[:, heads], k=call.k[:, heads], v=call.v[:, heads],
+        mask=mask if mask is None else mask[:, heads],
+    )  # fmt: skip
+    expected = replace(
+        answer, value=answer.value[:, heads], low=answer.low[:, heads], limit=answer.limit[:, heads]
+    )
+    expect.same(plain[:, heads], subject.attention(by_head), expected, "permuted heads gave another result")
+    by_key = replace(
+        call, k=call.k[:, :, keys], v=call.v[:, :, keys], mask=mask if mask is None else mask[..., keys]
+    )
+    expect.same(plain, subject.attention(by_key), answer, "permuted keys gave another result")
+    return moves(answer, subject.lower(replace(call, k=by_key.k)))
+
+
+def _laid_out(scope: Scope) -> SearchStrategy[KernelCase]:
+    other = tuple(layout for layout in scope.layouts if layout != "contiguous")
+    if not other:
+        return kernel_cases(scope)
+    return _maybe_masked(
+        scope, layout=st.sampled_from(other), head_size=st.one_of(sizes.head_sizes, st.integers(1, 9))
+    )
+
+
+@check("PURE-5", cases=_laid_out)
+def strides_do_not_matter(subject: Subject, case: KernelCase) -> bool:
+    """Transposed, sliced, expanded and reversed views give what their contiguous copies give."""
+    call = build(case)
+    if case.layout == "contiguous":  # a framework without strides
+        return expect.reference(subject, call)
+    answer = subject.answer(call)
+    plain = subject.attention(replace(call, layout="contiguous"))
+    viewed = subject.attention(call)
+    expect.same(plain, viewed, answer, f"{case.layout} inputs give another result than contiguous ones")
+
+    def misread(array: Array, *, expandable: bool = True) -> Array:
+        return layouts.misread(layouts.arrange(array, case.layout, expandable=expandable))
+
+    wrong = replace(call, q=misread(call.q, expandable=False), k=misread(call.k), v=misread(call.v))
+    # An expanded view has nothing to misread if only one copy is looked at: it counts by its strides.
+    return case.layout == "expanded" or moves(answer, subject.lower(wrong))
+
+
+@st.composite
+def _with_history(draw: DrawFn, scope: Scope) -> KernelCase:
+    """A last call of 2 to 12 queries after one to three others: of its shape, of other shapes, masked, rejected."""
+    causal = CAUSAL if scope.has("causal") else st.just(False)
+    square = kernel_cases(scope, square=True, causal=causal, queries=st.integers(2, 24))
+    last = draw(st.one_of(_maybe_masked(scope, queries=sizes.short_lengths), square), label="last")
+    other = st.one_of(_maybe_masked(scope, queries=sizes.short_lengths), square)
+    same_shape = sizes.seeds.map(lambda seed: replace(last, seed=seed))
+    same_length = st.sampled_from((1, 2, 4, 8)).map(
+        lambda heads: replace(
+            last, mask=None, heads=heads, kv_heads=heads, head_size=8 // heads, value_size=8 // heads
+        )
+    )
+    rejected = other.map(lambda case: replace(case, mask=None, causal=False, fault="rank-1-mask"))
+    steps = [other, same_shape] + ([] if scope.claims.head_sizes else [same_length])
+    if kinds(scope) and scope.has("validates"):
+        steps.append(rejected)
+    before = draw(st.lists(st.one_of(*steps), min_size=1, max_size=3), label="before")
+    if not scope.claims.head_sizes and draw(st.booleans(), label="same state size"):
+        # Calls whose H * D agree while H does not: what is remembered by the product alone is wrong.
+        heads = draw(st.sampled_from((1, 2, 4)), label="heads")
+        last = replace(last, heads=heads, kv_heads=heads, head_size=8 // heads, value_size=8 // heads)
+    return replace(last, before=tuple(before))
+
+
+@check("PURE-6", cases=_with_history)
+def earlier_calls_leave_no_trace(subject: Subject, case: KernelCase) -> bool:
+    """After calls of other shapes, masks and values, and rejected ones, a call gives what it gives alone."""
+    for earlier in case.before:
+        call = build(earlier)
+        try:
+            subject.run(call if earlier.fault == "none" else apply(call, earlier.fault))
+        except Failed:
+            continue  # what earlier calls give is judged by other requirements
+    call = build(case)
+    expect.within(
+        subject.attention(call), subject.answer(call), "differs from the reference after other calls"
+    )
+    return True
+
+
+@check("PURE-7", cases=lambda scope: kernel_cases(scope, batch=st.integers(2, 9)), floor=0)
+def invariances(subject: Subject, case: KernelCase) -> str:
+    """Whether an element is bitwise the same in any batch, and a repeated call bitwise the same."""
+    call = build(case)
+    try:
+        full, again = subject.attention(call), subject.attention(call)
+        alone = subject.attention(_pick(call, np.arange(1)))
+    except Raised as raised:
+        return str(raised)
+    levels = {}
+    for name, first, second, what in (
+        ("run-determinism", full, again, "a repeated call"),
+        ("batch-invariance", full[:1], alone, "the first element alone"),
+    ):
+        bitwise = first.tobytes() == second.tobytes()
+        if not bitwise and subject.scope.has(name):
+            different = int((first != second).sum())
+            raise Failed(f"claims {name}, yet {what} differs in {different} of {first.size} elements")
+        answer = subject.answer(call)
+        bounded = compare(second, _of(answer, np.arange(len(second))).doubled(first)).ok
+        levels[name] = "bitwise" if bitwise else ("within the bound" if bounded else "beyond the bound")
+    return ", ".join(f"{name}: {level}" for name, level in levels.items())

@@ -1,0 +1,64 @@
+"""What most checks expect: the reference's value, the same as another call, or an exception."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attn_conformance.cases import Call
+from attn_conformance.judge import Answer, Failed, compare, moves
+from attn_conformance.subject import Raised, Subject
+from attn_reference import Problem
+
+Array = NDArray[Any]
+
+
+def within(got: Array, answer: Answer, what: str = "differs from the reference") -> None:
+    """Every element of `got` is within the answer's limit, else Failed."""
+    comparison = compare(got, answer)
+    if not comparison.ok:
+        raise Failed(f"{what}: {comparison.explain()}", comparison)
+
+
+def reference(
+    subject: Subject, call: Call, without: Callable[[Problem], Problem] | Call | None = None
+) -> bool:
+    """The subject's output equals the reference's; True if the feature that `without` removes mattered.
+
+    without: the same problem with the feature left out or misread, as a call or as a change of the problem; None
+    if the feature cannot be left out.
+    """
+    answer = subject.answer(call)
+    within(subject.attention(call), answer)
+    if without is None:
+        return True
+    if isinstance(without, Call):
+        return moves(answer, subject.lower(without))
+    return moves(answer, without(subject.lower(call)))
+
+
+def same(first: Array, second: Array, answer: Answer, what: str) -> None:
+    """Two outputs of one problem agree: each may lie within the limit of one truth."""
+    within(second, answer.doubled(first), what)
+
+
+def rejection(subject: Subject, call: Call, natives: dict[str, Any] | None = None) -> Exception:
+    """The exception with which the subject rejects a call; Failed if it returns numbers."""
+    try:
+        result = subject.run(call, natives)
+    except Raised as raised:
+        return raised.error
+    raise Failed(f"accepted the call: numbers of shape {result.out.shape} came back")
+
+
+def untouched(subject: Subject, call: Call, natives: dict[str, Any]) -> None:
+    """The native arguments still hold the call's values, bit for bit, else Failed."""
+    for name, array in subject.read(natives).items():
+        before = call.arrays()[name].reshape(array.shape)
+        if before.tobytes() != array.tobytes():
+            where = np.argwhere(before != array)
+            at = f", first at [{', '.join(map(str, where[0]))}]" if len(where) else ""
+            raise Failed(f"modified its argument {name} in place{at}")

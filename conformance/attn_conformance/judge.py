@@ -1,0 +1,157 @@
+"""The verdict on one output: every element within the certified bound, NaN exactly where NaN is due."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attn_reference import Problem, bound, limit, lse_bound, solve, solve_extended
+from attn_reference.claims import Arithmetic
+
+Array = NDArray[Any]
+
+MOST_SCORES = 2**20
+"""Largest B H T S that is judged in every row: above it a spread of rows is, each exactly (about 0.5 s)."""
+
+MATTERS = 10.0
+"""A feature mattered in an example if leaving it out moves some element by more than this many bounds."""
+
+
+class Failed(AssertionError):
+    """A requirement does not hold in an example."""
+
+    def __init__(self, message: str, comparison: Comparison | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.comparison = comparison
+
+
+@dataclass(frozen=True)
+class Element:
+    """One element: its index (b, h, i, c), what was expected and got, and the most they may differ by."""
+
+    index: tuple[int, ...]
+    expected: float
+    got: float
+    limit: float
+
+    @property
+    def ratio(self) -> float:
+        """Error over limit; infinite where exactly one of the two is NaN, or got is infinite."""
+        if np.isnan(self.expected) or not np.isfinite(self.got):
+            return 0.0 if np.isnan(self.expected) and np.isnan(self.got) else float("inf")
+        error = abs(self.got - self.expected)
+        return 0.0 if error == 0 else (error / self.limit if self.limit > 0 else float("inf"))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How an output stands to its answer: the largest error over limit, and who exceeds it."""
+
+    ratio: float
+    wrong: int
+    size: int
+    first: Element | None = None
+    worst: Element | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Every element is within its limit."""
+        return self.wrong == 0
+
+    def explain(self) -> str:
+        """Two lines: how many elements are off, and the first and the worst of them."""
+        if self.first is None or self.worst is None:
+            return f"all {self.size} elements within the bound (largest error {self.ratio:.2f} of it)"
+
+        def show(e: Element) -> str:
+            return (
+                f"[{', '.join(map(str, e.index))}] expected {e.expected:.9g}, got {e.got:.9g}, "
+                f"bound {e.limit:.3g} ({e.ratio:.3g} times over)"
+            )
+
+        text = f"{self.wrong} of {self.size} elements out of bound; first {show(self.first)}"
+        return text if self.first.index == self.worst.index else f"{text}; worst {show(self.worst)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the oracle allows: value + low +- limit per element (B, H, R, Dv), for the query rows `rows`."""
+
+    value: Array
+    low: Array
+    limit: Array
+    rows: Array
+
+    def doubled(self, value: Array) -> Answer:
+        """What a second run may give when the first gave `value`: both lie within the limit of one truth."""
+        return replace(
+            self, value=value[:, :, self.rows].astype(np.float64), low=0 * self.low, limit=2 * self.limit
+        )
+
+
+def ask(problem: Problem, dtype: str, arithmetic: Arithmetic) -> Answer:
+    """The oracle's answer for an output stored in `dtype` and computed under the claimed arithmetic."""
+    rows, problem = _judged_rows(problem)
+    solution = solve_extended(problem) if dtype == "float64" else solve(problem)
+    spread = bound(problem, solution, dtype, arithmetic)
+    return Answer(solution.o, solution.o_low, limit(solution.o, spread, dtype), rows)
+
+
+def ask_lse(problem: Problem, dtype: str, arithmetic: Arithmetic) -> Answer:
+    """The oracle's answer for the log-sum-exp, as (B, H, R, 1)."""
+    rows, problem = _judged_rows(problem)
+    solution = solve(problem)
+    spread = lse_bound(problem, solution, dtype, arithmetic)[..., None]
+    value = solution.lse.reshape(spread.shape)
+    return Answer(value, np.zeros_like(value), spread, rows)
+
+
+def _judged_rows(problem: Problem) -> tuple[Array, Problem]:
+    B, H, T, S = problem.shape
+    most = max(1, MOST_SCORES // max(1, B * H * S))
+    if most >= T:
+        return np.arange(T), problem
+    rows = np.unique(np.linspace(0, T - 1, max(2, most)).astype(int))
+    return rows, problem.take_rows(rows)
+
+
+def compare(got: Array, answer: Answer) -> Comparison:
+    """Judge an output (B, H, T, Dv) in its storage dtype; NaN must be where the answer has it and nowhere else."""
+    mine = got[:, :, answer.rows].astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        error = np.where(mine == answer.value, np.abs(answer.low), np.abs((mine - answer.value) - answer.low))
+        due = np.isnan(answer.value)
+        # Where even infinity is allowed (the value may overflow the dtype) the limit is infinite.
+        off = np.where(
+            due, ~np.isnan(mine), ~(error <= answer.limit) & ~(np.isinf(answer.limit) & ~np.isnan(mine))
+        )
+        ratio = np.where(due | (error == 0) | np.isinf(answer.limit), 0.0, error / answer.limit)
+        ratio = np.where(off & ~(ratio > 1), np.inf, ratio)
+    largest = float(ratio.max(initial=0.0))
+    wrong = int(off.sum())
+    if not wrong:
+        return Comparison(largest, 0, int(off.size))
+
+    def element(position: Any) -> Element:
+        b, h, r, c = (int(n) for n in np.unravel_index(position, off.shape))
+        at = (b, h, r, c)
+        index = (b, h, int(answer.rows[r]), c)
+        return Element(index, float(answer.value[at]), float(mine[at]), float(answer.limit[at]))
+
+    worst = int(np.argmax(np.where(off, ratio, -1.0)))
+    return Comparison(
+        largest, wrong, int(off.size), element(np.flatnonzero(off.reshape(-1))[0]), element(worst)
+    )
+
+
+def moves(answer: Answer, without: Problem) -> bool:
+    """Whether the problem `without` a feature has a value more than MATTERS bounds away from the answer."""
+    if without.shape[2] > answer.rows.size:
+        without = without.take_rows(answer.rows)
+    with np.errstate(invalid="ignore"):
+        shift = np.abs(solve(without).o - answer.value)
+        return bool(np.any(shift > MATTERS * answer.limit))

@@ -1,0 +1,53 @@
+"""`attn-conformance list`: what is registered, and what could be installed. Imports no framework unless asked."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib.metadata import EntryPoint, packages_distributions, version
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from attn_conformance.targets import TargetError, registered, subject
+
+
+def show(console: Console, *, claims: bool = False) -> None:
+    """Print the table of registered implementations; claims: load each and say what it claims."""
+    table = Table(show_edge=False, pad_edge=False)
+    for heading in ("name", "object", "version", *(("claims",) if claims else ())):
+        table.add_column(heading, overflow="fold")
+    for name, point in registered().items():
+        package = point.value.partition(":")[0].partition(".")[0]
+        row = [name, point.value, _version(package, point)]
+        if claims:
+            row.append(escape(_claims(name)))
+        table.add_row(*row)
+    console.print(table)
+    console.print(
+        "\nAnything else is judged by its path: attn-conformance run package.module:function, or "
+        "path/to/file.py:function.\n"
+        "The suite's own wrong and right kernels are mutant:NAME, twin:NAME and control:NAME.",
+        markup=False,
+    )
+
+
+def _version(package: str, point: EntryPoint) -> str:
+    if importlib.util.find_spec(package) is None:
+        return f"[yellow]not installed[/]: pip install {package}"
+    distributions = packages_distributions().get(package)
+    if distributions:
+        return version(distributions[0])
+    return point.dist.version if point.dist is not None else "unknown"
+
+
+def _claims(name: str) -> str:
+    try:
+        found, refused = subject(name)
+    except TargetError as error:
+        return str(error)
+    claims = found.claims
+    text = f"{', '.join(claims.dtypes)}; {', '.join(sorted(claims.features))}; {claims.arithmetic} arithmetic"
+    return f"convention {found.convention.name}; {text}" + "".join(
+        f"; {d}: {why}" for d, why in refused.items()
+    )

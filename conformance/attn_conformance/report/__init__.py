@@ -1,0 +1,1 @@
+"""Reports: results as people and programs read them."""

@@ -1,0 +1,132 @@
+"""What a person reads: a table by requirement, then each failure explained, then the verdict."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from attn_conformance.registry import checks
+from attn_conformance.results import Report, Row
+from attn_reference.requirements import Requirement
+
+STYLES = {
+    "passed": "green",
+    "failed": "bold red",
+    "error": "bold magenta",
+    "skipped": "dim",
+    "observed": "cyan",
+}
+
+VERDICTS = {
+    "conforms": "conforms",
+    "differs": "differs from the specification only as it documents",
+    "expected-failures": "fails only as expected",
+    "fails": "fails",
+    "incomplete": "could not be judged completely",
+}
+
+
+def show(report: Report, table: dict[str, Requirement], console: Console, *, quiet: bool = False) -> None:
+    """Print a report; quiet leaves out the table and what was merely observed."""
+    if not quiet:
+        console.print(_table(report))
+        _observations(report, console)
+    for row in report.rows.values():
+        if row.status in ("failed", "error"):
+            story(row, table[row.requirement], console)
+    _declared(report, console)
+    _verdict(report, console)
+
+
+def _table(report: Report) -> Table:
+    known = checks()
+    grid = Table(
+        title=f"{escape(report.target)}: kernel, convention {report.convention}, {report.framework} arrays",
+        title_justify="left",
+        title_style="bold",
+        show_edge=False,
+        pad_edge=False,
+    )
+    grid.add_column("requirement", no_wrap=True)
+    grid.add_column("level", no_wrap=True)
+    grid.add_column("result", no_wrap=True)
+    grid.add_column("examples", justify="right", no_wrap=True)
+    grid.add_column("effective", justify="right", no_wrap=True)
+    grid.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
+    for name, row in report.rows.items():
+        if row.planned:
+            continue
+        ran = row.examples > 0
+        status = f"{row.status}*" if row.declared else row.status
+        grid.add_row(
+            name,
+            row.level,
+            f"[{STYLES[row.status]}]{status}[/]",
+            str(row.examples) if ran else "",
+            str(row.effective) if ran and row.status != "observed" else "",
+            escape(row.message or "") if row.status == "skipped" else escape(known[name].sentence),
+        )
+    return grid
+
+
+def _observations(report: Report, console: Console) -> None:
+    seen = [row for row in report.rows.values() if row.observation]
+    if seen:
+        console.print("\n[bold]Observed[/] (judged by nobody, for your information)")
+    for row in seen:
+        console.print(Padding(f"[cyan]{row.requirement}[/] {escape(row.observation or '')}", (0, 0, 0, 2)))
+
+
+def story(row: Row, requirement: Requirement, console: Console) -> None:
+    """One failure: the requirement and its sentence, the smallest case, expected against got."""
+    console.print(
+        f"\n[{STYLES[row.status]}]{row.requirement} {row.status}[/] ({row.level}): {escape(requirement.text)}"
+    )
+    lines = []
+    if row.summary is not None:
+        lines.append(f"smallest case: {row.summary}")
+    lines.append(f"what happened: {row.message}")
+    if row.counterexample is not None:
+        lines.append(
+            f"found after {row.examples} examples; look it up with: attn-conformance explain {row.requirement}"
+        )
+    for line in lines:
+        console.print(Padding(escape(line), (0, 0, 0, 2)), highlight=False)
+
+
+def _declared(report: Report, console: Console) -> None:
+    declared = [row for row in report.rows.values() if row.declared]
+    if declared:
+        console.print("\n[bold]Documented differences[/] (*), each tested to be as documented")
+    for row in declared:
+        console.print(Padding(f"{row.requirement} {row.status}: {escape(row.declared or '')}", (0, 0, 0, 2)))
+
+
+def _verdict(report: Report, console: Console) -> None:
+    style = {"conforms": "bold green", "differs": "bold yellow"}.get(report.verdict, "bold red")
+    counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n)
+    musts = [row for row in report.rows.values() if row.level == "must" and not row.planned]
+    console.print(
+        f"\n[{style}]{escape(report.target)}: {report.verdict}[/]"
+        f"{' from the specification only as it documents' if report.verdict == 'differs' else ''}"
+        f" ({report.judged_musts()} of {len(musts)} must-requirements judged; {counts}; "
+        f"effort {report.effort}, seed {report.seed}, {report.seconds:.1f} s)",
+        highlight=False,
+    )
+    left_out = sorted(
+        {row.message for row in musts if row.status == "skipped" and row.message and "claimed" in row.message}
+    )
+    if left_out:
+        console.print(Padding(escape("left out, since " + "; ".join(left_out)), (0, 0, 0, 2)))
+    shoulds = [
+        row.requirement for row in report.rows.values() if row.level == "should" and row.status == "failed"
+    ]
+    if shoulds:
+        console.print(
+            Padding(
+                f"should-requirements that fail (they count with --strict): {', '.join(shoulds)}",
+                (0, 0, 0, 2),
+            )
+        )

@@ -1,0 +1,138 @@
+"""Results: what a run found, as frozen data with one JSON form."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Status = Literal["passed", "failed", "error", "skipped", "observed"]
+Verdict = Literal["conforms", "differs", "expected-failures", "fails", "incomplete"]
+
+SCHEMA = 1
+"""Version of the result format: it grows by additions alone."""
+
+PLANNED = "planned: this version has no check for it"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One corner of a requirement: device, dtype and (where known) the kernel that ran."""
+
+    device: str
+    dtype: str
+    status: Status
+    kernel: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a run says of one requirement.
+
+    examples: how many were run; effective: in how many of them the feature mattered. counterexample: the smallest
+    failing case, as JSON. declared: the documented difference that was tested in the requirement's place.
+    """
+
+    requirement: str
+    level: str
+    status: Status
+    examples: int = 0
+    effective: int = 0
+    cells: tuple[Cell, ...] = ()
+    seconds: float = 0.0
+    message: str | None = None
+    declared: str | None = None
+    expected: bool = False
+    counterexample: dict[str, Any] | None = None
+    summary: str | None = None
+    reproducer: str | None = None
+    observation: str | None = None
+
+    @property
+    def planned(self) -> bool:
+        """Whether the requirement still waits for its check."""
+        return self.message == PLANNED
+
+    def to_json(self) -> dict[str, Any]:
+        """The row without its id, which is its key in the result."""
+        data = asdict(self)
+        for name in ("requirement", "summary"):
+            del data[name]
+        return data | {"seconds": round(self.seconds, 3)}
+
+
+@dataclass(frozen=True)
+class Report:
+    """One target's result. events: how often each named situation occurred, with those that never did."""
+
+    target: str
+    kind: str
+    convention: str
+    framework: str
+    claims: dict[str, Any]
+    seed: int
+    effort: str
+    rows: dict[str, Row]
+    seconds: float
+    environment: dict[str, Any] = field(default_factory=dict)
+    events: dict[str, int] = field(default_factory=dict)
+    stopped: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """conforms, differs (documented differences only), incomplete (a must was not carried out), or fails."""
+        musts = [row for row in self.rows.values() if row.level == "must"]
+        if any(row.status == "failed" for row in musts):
+            return "fails"
+        if self.stopped or any(row.status == "error" for row in musts):
+            return "incomplete"
+        if not any(row.status == "passed" for row in musts):
+            return "incomplete"
+        return "differs" if any(row.declared for row in self.rows.values()) else "conforms"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows by status."""
+        statuses = ("passed", "failed", "error", "skipped", "observed")
+        return {s: sum(row.status == s for row in self.rows.values()) for s in statuses}
+
+    def judged_musts(self) -> int:
+        """How many must-requirements were carried out."""
+        return sum(row.level == "must" and row.status in ("passed", "failed") for row in self.rows.values())
+
+    def ok(self, *, strict: bool = False) -> bool:
+        """Whether the exit status is 0; strict: documented differences and failed shoulds count as failures."""
+        if self.verdict not in ("conforms", "differs"):
+            return False
+        if not strict:
+            return True
+        failed = any(row.status in ("failed", "error") for row in self.rows.values())
+        return self.verdict == "conforms" and not failed
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of "results" in the result file."""
+        return {
+            "target": self.target,
+            "kind": self.kind,
+            "convention": self.convention,
+            "framework": self.framework,
+            "claims": self.claims,
+            "verdict": self.verdict,
+            "seconds": round(self.seconds, 3),
+            "counts": self.counts,
+            "requirements": {name: row.to_json() for name, row in self.rows.items()},
+            "events": self.events,
+        }
+
+
+def to_json(reports: list[Report], *, suite: str, spec: str) -> dict[str, Any]:
+    """The result file of one invocation."""
+    first = reports[0]
+    return {
+        "schema": SCHEMA,
+        "suite": suite,
+        "spec": spec,
+        "seed": first.seed,
+        "effort": first.effort,
+        "environment": first.environment,
+        "results": [report.to_json() for report in reports],
+    }
