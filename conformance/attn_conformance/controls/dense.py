@@ -33,22 +33,24 @@ def naive(x: Inputs) -> Array:
 def einsum(x: Inputs) -> Array:
     """Both products by einsum, key heads found by an axis of their own instead of repeated."""
     B, H, T, D = x.q.shape
-    grouped = x.q.reshape(B, x.k.shape[1], -1, T, D)
+    Hkv, S, Dv = x.v.shape[1:]
+    grouped = x.q.reshape(B, Hkv, H // Hkv, T, D)
     scores = np.einsum("bngtd,bnsd->bngts", grouped, x.k).reshape(x.visible.shape)
     grown, total = exponentials(x.hide(x.scale * scores))
-    weights = share(grown, total).reshape(*grouped.shape[:4], -1)
-    return np.asarray(np.einsum("bngts,bnsc->bngtc", weights, x.v).reshape(B, H, T, -1))
+    weights = share(grown, total).reshape(B, Hkv, H // Hkv, T, S)
+    return np.asarray(np.einsum("bngts,bnsc->bngtc", weights, x.v).reshape(B, H, T, Dv))
 
 
 @control("folded-groups")
 def folded_groups(x: Inputs) -> Array:
     """The query heads of one key head are laid end to end as more queries: one product for each key head."""
     B, H, T, D = x.q.shape
-    folded = x.q.reshape(B, x.k.shape[1], -1, D)
+    Hkv, S, Dv = x.v.shape[1:]
+    folded = x.q.reshape(B, Hkv, H // Hkv * T, D)
     scores = (folded @ x.k.swapaxes(-1, -2)).reshape(x.visible.shape)
     grown, total = exponentials(x.hide(x.scale * scores))
-    out = x.stored(grown).reshape(B, x.k.shape[1], -1, grown.shape[3]) @ x.v
-    return share(out.reshape(B, H, T, -1), total)
+    out = x.stored(grown).reshape(B, Hkv, H // Hkv * T, S) @ x.v
+    return share(out.reshape(B, H, T, Dv), total)
 
 
 @control("late-normalisation")
