@@ -9,7 +9,7 @@ independent roundings add like the steps of a random walk.
 Symbols, for query i, key j and channel c; sums run over the visible keys j of row i:
     s, m, p, o      score, largest score, weight, output           A       |scale| sum_d |q||k|
     gap             m - s, how far below the maximum               delta   bound on the error of ln p
-    n               number of visible keys                         mu      mass that rounds as p does, over p
+    n, ties         visible keys; pairs of them of equal weight    mu      mass that rounds as p does, over p
     u               unit roundoff of the input dtype               ua      of accumulators
     up, us, ut      of stored weights, stored scores, operands of matrix products; 0: no such rounding
     eta             what flushing tiny numbers to zero may cost
@@ -30,6 +30,7 @@ from .problem import Array, Problem
 SLACK = 1.1  # correct float16 kernels with subnormal results reach 1.00 of the bound
 SYSTEMATIC = 3.0  # standard sizes granted to score and accumulation errors
 ROUNDING = 5.0  # standard deviations granted to weights' roundings: of many elements, none may fail by chance
+SAME = 2.0**-24  # scores this close count as equal: float32's roundoff, and 1e4 of it still fits an integer
 BLOCK = 2**20  # scores handled at once: some twenty temporaries of 8 MiB
 
 
@@ -171,21 +172,22 @@ def _bound(problem: Problem, solution: Solution, r: Roundings) -> Array:
     scattered = np.where(first_order, np.sqrt(squares), root_mean_square(p, independent) * std)
     scores_probable = np.minimum(scattered + root_mean_square(p, common) * std, cap)
 
+    # Equal numbers round alike, so keys of equal weight are not independent of each other.
+    p_mu, ties = rounding_alike(solution, max(r.up, SAME))
+
     # Accumulation of p v and of the normaliser, and the form p = e^(s - lse), whose factor is common to a
     # row. Where scores are stored, so are partial sums over splits of the keys.
     sums = p_v + np.abs(o)
     lse_form = r.ua * spread * np.abs(o)
     sums_worst = r.ua * (1.07 * n + 8) * sums + lse_form + 2 * r.us * p_v
-    sums_probable = r.ua * np.sqrt(n + 8) * sums + lse_form + 0.5 * r.us * p_v
+    sums_probable = r.ua * np.sqrt(np.maximum(n, ties) + 8) * sums + lse_form + 0.5 * r.us * p_v
 
-    # Weights rounded to up, values to ut. Equal weights round alike: mu counts them as one. Equal values
-    # round alike too; their share is not taken as random.
+    # Weights rounded to up, values to ut. Values may be equal too; their share is not taken as random.
     weights_worst = r.up * p_v
     weights_probable = np.zeros_like(o)
     if r.up:
         size = math.sqrt(r.up**2 / 3 + r.eps_exp**2)
-        p2_mu = p * cell_masses(solution, r.up)  # p^2 mu
-        weights_probable = np.minimum(size * np.sqrt(grouped(p2_mu, v_square)), (r.up + r.eps_exp) * p_v)
+        weights_probable = np.minimum(size * np.sqrt(grouped(p * p_mu, v_square)), (r.up + r.eps_exp) * p_v)
     values = r.ut * p_v
 
     visible = np.broadcast_to(problem.visible, problem.shape).astype(np.float64)
@@ -266,8 +268,12 @@ def hull(problem: Problem, solution: Solution, rows: Array) -> Array:
     return cap
 
 
-def cell_masses(solution: Solution, width: float) -> Array:
-    """For each key, the weight of all keys of its row whose ln p lies in the same cell: p mu."""
+def rounding_alike(solution: Solution, width: float) -> tuple[Array, Array]:
+    """Keys of one row whose ln p lies in the same cell of this width round alike.
+
+    Two results: for each key the weight of all keys of its cell, p mu (B, H, T, S); for each row the number of
+    ordered pairs of keys, of weights above 0, in one cell (B, H, T, 1): between n and n^2.
+    """
     p = solution.p
     S = p.shape[-1]
     bits = S.bit_length()
@@ -278,10 +284,12 @@ def cell_masses(solution: Solution, width: float) -> Array:
     first = np.ones(p.shape, bool)  # is it the first key of its cell?
     first[..., 1:] = (code[..., 1:] ^ code[..., :-1]) >> bits != 0
     cell = np.cumsum(first) - 1
-    mass = np.bincount(cell, weights=np.take_along_axis(p, key, -1).ravel())
-    masses = np.empty_like(p)
-    np.put_along_axis(masses, key, mass[cell].reshape(p.shape), -1)
-    return masses
+    weight = np.take_along_axis(p, key, -1).ravel()
+    mass, count = np.bincount(cell, weight), np.bincount(cell, weight > 0)
+    pairs = (count[cell] * (weight > 0)).reshape(p.shape)
+    p_mu = np.empty_like(p)
+    np.put_along_axis(p_mu, key, mass[cell].reshape(p.shape), -1)
+    return p_mu, np.asarray(pairs.sum(-1, keepdims=True))
 
 
 def row_sum(p: Array, x: Array) -> Array:

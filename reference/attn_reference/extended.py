@@ -111,7 +111,7 @@ INVERSE_FACTORIALS = [_constant(Fraction(1, math.factorial(n))) for n in range(2
 
 
 def exp(x: DoubleDouble) -> DoubleDouble:
-    """e^x for x <= 1, to 2^-95 for x >= -700; below -1000 it is 0."""
+    """e^x for x <= 1, to 2^-95 for x >= -660 (below, float64 runs out of exponents); below -1000 it is 0."""
     x = DoubleDouble(np.maximum(x.high, -1000.0), np.where(x.high < -1000.0, 0.0, x.low))
     doublings = np.rint(x.high / math.log(2))
     x = x + exactly(-doublings) * LN2  # now abs(x) <= ln2/2, up to rounding, and the series is short

@@ -1,0 +1,182 @@
+"""The longer precision against 50 digits, and its two arithmetics against each other."""
+
+from fractions import Fraction
+
+import mpmath
+import numpy as np
+import pytest
+
+from attn_reference import bound, limit, lower, solve_extended
+from attn_reference.extended import LONGDOUBLE, DoubleDouble, exactly, exp, matmul, two_prod, two_sum
+
+needs_longdouble = pytest.mark.skipif(not LONGDOUBLE, reason="long double is float64 here")
+PATHS = [
+    pytest.param(True, marks=needs_longdouble, id="long double"),
+    pytest.param(False, id="double-double"),
+]
+GAIN = {True: 2.0**-11, False: 2.0**-42}  # unit roundoffs over float64's: 2^-64, and 2^-95 as exp promises
+
+CASES = (
+    "normal",
+    "large logits",
+    "causal",
+    "empty rows",
+    "bias",
+    "grouped",
+    "huge values",
+    "cancelling",
+    "far apart",
+)
+
+
+def case(name):
+    rng = np.random.default_rng(CASES.index(name))
+    B, H, Hkv, T, S, D, Dv = 1, 2, 2, 4, 7, 3, 2
+    if name == "grouped":
+        H, Hkv = 6, 2
+    q, k, v = (rng.standard_normal(shape) for shape in ((B, H, T, D), (B, Hkv, S, D), (B, Hkv, S, Dv)))
+    mask = None
+    match name:
+        case "large logits":
+            q, k = 40 * q, 10 * k
+        case "empty rows":
+            mask = rng.random((B, 1, T, S)) < 0.5
+            mask[:, :, 1] = False
+        case "bias":
+            mask = np.where(rng.random((T, S)) < 0.7, 100 * rng.standard_normal((T, S)), -np.inf)
+        case "huge values":
+            v = 1e30 * v
+        case "cancelling":
+            v = np.where(np.arange(S) % 2, 1, -1)[:, None] * 1e8 + v
+            k[..., 0], q[..., 0] = -k[..., 1], 1e3 * q[..., 1]
+            q[..., 1] = q[..., 0]
+        case "far apart":
+            mask = -300.0 * np.arange(S)[None].repeat(T, 0)
+    return lower(q, k, v, mask, is_causal=name == "causal")
+
+
+def fifty_digits(problem):
+    """The result as nested mpmath numbers in an object array (B, H, T, Dv)."""
+    B, H, T, S = problem.shape
+    D, Dv, g = problem.q.shape[3], problem.v.shape[3], H // problem.k.shape[1]
+    visible = np.broadcast_to(problem.visible, (B, H, T, S))
+    bias = np.broadcast_to(problem.bias, (B, H, T, S))
+    o = np.full((B, H, T, Dv), mpmath.mpf(0), object)
+    number = mpmath.mpf
+    for b, h, i in np.ndindex(B, H, T):
+        weights = {}
+        for j in np.flatnonzero(visible[b, h, i]):
+            dot = mpmath.fsum(
+                number(float(problem.q[b, h, i, d])) * number(float(problem.k[b, h // g, j, d]))
+                for d in range(D)
+            )
+            weights[j] = mpmath.exp(number(problem.scale) * dot + number(float(bias[b, h, i, j])))
+        total = mpmath.fsum(weights.values())
+        for c in range(Dv if weights else 0):
+            o[b, h, i, c] = (
+                mpmath.fsum(w * number(float(problem.v[b, h // g, j, c])) for j, w in weights.items()) / total
+            )
+    return o
+
+
+def exact_error(solution, expected):
+    with mpmath.workdps(50):
+        return np.vectorize(
+            lambda high, low, due: float(abs(mpmath.mpf(float(high)) + mpmath.mpf(float(low)) - due)),
+            otypes=[float],
+        )(solution.o, solution.o_low, expected)
+
+
+@pytest.mark.parametrize("use_longdouble", PATHS)
+@pytest.mark.parametrize("name", CASES)
+def test_against_fifty_digits(name, use_longdouble):
+    problem = case(name)
+    with mpmath.workdps(50):
+        expected = fifty_digits(problem)
+    solution = solve_extended(problem, use_longdouble=use_longdouble)
+    # The bound is linear in the unit roundoff, as long as that is small.
+    float64_limit = limit(solution.o, bound(problem, solution, "float64", "precise"), "float64")
+    assert (exact_error(solution, expected) <= GAIN[use_longdouble] * float64_limit).all()
+
+
+@needs_longdouble
+def test_the_two_arithmetics_agree():
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal(shape) for shape in ((2, 4, 9, 8), (2, 2, 33, 8), (2, 2, 33, 5)))
+    problem = lower(q, k, v, is_causal=True)
+    one, two = solve_extended(problem, use_longdouble=True), solve_extended(problem, use_longdouble=False)
+    allowed = limit(one.o, bound(problem, one, "float64", "precise"), "float64") * (GAIN[True] + GAIN[False])
+    assert (np.abs((one.o - two.o) + (one.o_low - two.o_low)) <= allowed).all()
+    assert np.any(one.o_low != 0)
+    assert np.any(two.o_low != 0)
+
+
+@pytest.mark.parametrize("use_longdouble", PATHS)
+def test_rows_nan_and_hidden_poison(use_longdouble):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, 2, 6, 4)) for _ in range(3))
+    clean = solve_extended(lower(q, k, v, is_causal=True), use_longdouble=use_longdouble)
+    k[:, :, 4:], v[:, :, 4:] = np.nan, np.inf
+    problem = lower(q, k, v, is_causal=True)
+    dirty = solve_extended(problem, use_longdouble=use_longdouble)
+    np.testing.assert_array_equal(dirty.o[:, :, :4], clean.o[:, :, :4])
+    assert np.isnan(dirty.o[:, :, 4:]).all()
+    rows = solve_extended(problem, rows=[3, 0], use_longdouble=use_longdouble)
+    np.testing.assert_array_equal(rows.o, clean.o[:, :, [3, 0]])
+    np.testing.assert_array_equal(rows.o_low, clean.o_low[:, :, [3, 0]])
+
+
+@pytest.mark.parametrize("use_longdouble", PATHS)
+@pytest.mark.parametrize(("B", "T", "S"), [(0, 2, 2), (1, 0, 2), (1, 2, 0)])
+def test_sizes_of_zero(B, T, S, use_longdouble):
+    problem = lower(np.zeros((B, 2, T, 3)), np.zeros((B, 2, S, 3)), np.zeros((B, 2, S, 4)))
+    solution = solve_extended(problem, use_longdouble=use_longdouble)
+    assert solution.o.shape == solution.o_low.shape == (B, 2, T, 4)
+    np.testing.assert_array_equal(solution.o, 0)
+    np.testing.assert_array_equal(solution.lse, -np.inf if S == 0 else np.log(S))
+
+
+def test_sums_and_products_lose_nothing():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 200)) * 10.0 ** rng.integers(-100, 100, (2, 200))
+    for operation, exact in ((two_sum, Fraction.__add__), (two_prod, Fraction.__mul__)):
+        high, low = operation(a, b)
+        for x, y, total, lost in zip(a, b, high, low, strict=True):
+            assert Fraction(total) + Fraction(lost) == exact(Fraction(x), Fraction(y))
+
+
+def test_double_double_operations_are_good_to_102_bits():
+    rng = np.random.default_rng(0)
+    x, y = (
+        DoubleDouble(*two_sum(rng.standard_normal(200), 1e-17 * rng.standard_normal(200))) for _ in range(2)
+    )
+
+    def fractions(number):
+        return [Fraction(high) + Fraction(low) for high, low in zip(number.high, number.low, strict=True)]
+
+    for got, exact in (
+        (x + y, Fraction.__add__),
+        (x * y, Fraction.__mul__),
+        (x / y, Fraction.__truediv__),
+    ):
+        for g, a, b in zip(fractions(got), fractions(x), fractions(y), strict=True):
+            due = exact(a, b)
+            assert abs(g - due) <= Fraction(1, 2**102) * abs(due)
+
+
+def test_exp_is_good_to_95_bits():
+    rng = np.random.default_rng(0)
+    high = np.concatenate([np.linspace(-660, 1, 200), -np.logspace(-30, 2, 50), [0.0]])
+    x = DoubleDouble(*two_sum(high, high * 2e-17 * rng.standard_normal(high.size)))
+    got = exp(x)
+    with mpmath.workdps(50):
+        for high, low, a, b in zip(got.high, got.low, x.high, x.low, strict=True):
+            due = mpmath.exp(mpmath.mpf(float(a)) + mpmath.mpf(float(b)))
+            assert abs(mpmath.mpf(float(high)) + mpmath.mpf(float(low)) - due) <= mpmath.mpf(2) ** -95 * due
+    np.testing.assert_array_equal(exp(exactly([-np.inf, -1e300, 0.0])).high, [0, 0, 1])
+
+
+def test_matmul_of_integers_is_exact():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(-9, 9, (2, 3, 4)), rng.integers(-9, 9, (2, 4, 5))
+    np.testing.assert_array_equal(matmul(exactly(a), exactly(b)).high, a @ b)
