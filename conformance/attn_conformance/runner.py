@@ -58,7 +58,7 @@ def examine(
         database=None,  # the same seed gives the same cases, whatever earlier runs found
         deadline=None,  # effort is counted in examples, never in seconds
         phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=HealthCheck.all(),
+        suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example),
         report_multiple_bugs=False,
         verbosity=Verbosity.quiet,
         print_blob=False,

@@ -31,6 +31,8 @@ SLACK = 1.1  # correct float16 kernels with subnormal results reach 1.00 of the 
 SYSTEMATIC = 3.0  # standard sizes granted to score and accumulation errors
 ROUNDING = 5.0  # standard deviations granted to weights' roundings: of many elements, none may fail by chance
 SAME = 2.0**-24  # scores this close count as equal: float32's roundoff, and 1e4 of it still fits an integer
+CERTAIN = 60.0  # errors of ln p above this leave open which of the keys within their reach gets the weight
+VANISHING = 800.0  # e^-800 is zero in float64: keys so far below the maximum have no weight
 BLOCK = 2**20  # scores handled at once: some twenty temporaries of 8 MiB
 
 
@@ -155,22 +157,29 @@ def _bound(problem: Problem, solution: Solution, r: Roundings) -> Array:
 
     # Scores, worst case. The perturbed output differs from o by sum p (e^eps - 1)(v - o) / sum p e^eps with
     # |eps| <= delta; Cauchy and Schwarz split the sum into two that do not grow with S * Dv.
-    growth = np.expm1(delta)
+    growth = np.expm1(np.minimum(delta, CERTAIN))
     factor = root_mean_square(p, growth) / np.maximum(row_sum(p, 1 / (1 + growth)), 1e-30)
+    # Larger errors may move the weight to any key that they lift to the maximum, also to one of weight 0, whose
+    # value neither the deviation nor p |v| has seen: the hull of those values takes the place of both.
+    top = largest_visible(problem, delta)
+    undecided = top >= CERTAIN
     # A standard deviation never exceeds the hull, which therefore matters for large factors alone.
-    cap = hull(problem, solution, rows=factor[..., 0] > 0.5)
-    scores_worst = np.minimum(factor * std, cap)
+    reach = solution.m - solution.s <= 2 * top + VANISHING
+    cap = hull(problem, solution, reach, rows=((factor > 0.5) | undecided)[..., 0])
+    p_v = p_v + np.where(undecided, cap, 0.0)
+    scores_worst = np.where(undecided, cap, np.minimum(factor * std, cap))
 
     # Scores, probable. Independent errors add in squares, errors common to a row do not. The squares hold to
     # first order only; beyond it no independence is claimed.
-    independent, common = np.expm1(independent), np.expm1(common)
+    independent, common = np.expm1(np.minimum(independent, CERTAIN)), np.expm1(np.minimum(common, CERTAIN))
     w = p * independent
     w_square = w * w
     rest = 2 * grouped(w_square, v) - o * w_square.sum(-1, keepdims=True)
     squares = np.maximum(grouped(w_square, v_square) - o * rest, 0)  # sum w^2 (v - o)^2
     first_order = w.sum(-1, keepdims=True) <= 0.1
     scattered = np.where(first_order, np.sqrt(squares), root_mean_square(p, independent) * std)
-    scores_probable = np.minimum(scattered + root_mean_square(p, common) * std, cap)
+    deviating = np.minimum(scattered + root_mean_square(p, common) * std, cap)
+    scores_probable = np.where(undecided, cap, deviating)
 
     # Equal numbers round alike, so keys of equal weight are not independent of each other.
     p_mu, ties = rounding_alike(solution, max(r.up, SAME))
@@ -209,8 +218,10 @@ def lse_bound(problem: Problem, solution: Solution, dtype: str, arithmetic: Arit
     delta, _, _ = log_weight_errors(problem, solution, r)
     spread = np.abs(solution.m) + np.log(np.maximum(n, 1))
     # Perturbing the scores by |eps| <= delta moves ln sum e^s by at most ln sum p e^delta: upwards plainly,
-    # downwards by convexity, -ln sum p e^-delta <= sum p delta <= ln sum p e^delta.
-    scores = np.log1p(row_sum(solution.p, np.expm1(delta)))
+    # downwards by convexity, -ln sum p e^-delta <= sum p delta <= ln sum p e^delta. Beyond CERTAIN, where that
+    # sum may overflow, by the largest delta.
+    top = largest_visible(problem, delta)
+    scores = np.where(top < CERTAIN, np.log1p(row_sum(solution.p, np.expm1(np.minimum(delta, CERTAIN)))), top)
     # The sum's relative error is absolute after the logarithm. ln, a change of base, the addition of m and
     # the last rounding, of the reference too, act on numbers of at most |m| + ln n.
     rest = r.ua * (1.07 * n + 8 + 6 * spread) + r.eta_0
@@ -223,10 +234,15 @@ def visible_keys(problem: Problem) -> Array:
     return np.asarray(visible.sum(-1, keepdims=True))
 
 
+def largest_visible(problem: Problem, x: Array) -> Array:
+    """The largest x (B, H, T, S) among a row's visible keys, keeping the axis; 0 in empty rows."""
+    return np.asarray(np.where(problem.visible, x, 0.0).max(-1, keepdims=True, initial=0.0))
+
+
 def log_weight_errors(problem: Problem, solution: Solution, r: Roundings) -> tuple[Array, Array, Array]:
     """The largest error of ln p for each key, delta, and standard sizes of its independent and common parts.
 
-    All (B, H, T, S), and at most 60, where any convex combination of the values may come out. Terms: the
+    All (B, H, T, S), meaningful at visible keys. Terms: the
     inner product in any order, and the scale: (D+3) A and |s|; adding the bias: |bias|; subtracting a maximum
     and all later rescalings, whose exponents telescope: gap; exp: 4; the common factor e^-lse and the
     combination of split keys: |m| + ln n, twice.
@@ -244,20 +260,21 @@ def log_weight_errors(problem: Problem, solution: Solution, r: Roundings) -> tup
     if r.ut:
         common += 2 * r.ut * A  # q's rounding is common to all keys, k's to equal keys
     delta = independent + common + (r.ua * (D + 3 - math.sqrt(D + 3)) * A + r.eps_exp)
-    return np.minimum(delta, 60), np.minimum(independent, 60), np.minimum(common, 60)
+    return delta, independent, common
 
 
-def hull(problem: Problem, solution: Solution, rows: Array) -> Array:
-    """The largest |v - o| over visible keys, (B, H, T, Dv), in the marked rows (B, H, T); elsewhere inf.
+def hull(problem: Problem, solution: Solution, reach: Array, rows: Array) -> Array:
+    """The largest |v - o| over visible keys in reach, (B, H, T, Dv), in the marked rows; elsewhere inf.
 
-    No convex combination of values lies farther away.
+    No convex combination of their values lies farther away. reach: (B, H, T, S), the keys whose scores are near
+    enough to the maximum to have any weight. rows: (B, H, T).
     """
-    B, H, T, S = problem.shape
+    _, H, _, S = problem.shape
     cap = np.full(solution.o.shape, np.inf)
     chosen = np.argwhere(rows)
     v = finite(problem.v)
     g = H // v.shape[1]
-    visible = np.broadcast_to(problem.visible, (B, H, T, S))
+    visible = problem.visible & reach
     step = max(1, BLOCK // max(1, S * v.shape[3]))
     for start in range(0, len(chosen), step):
         b, h, i = chosen[start : start + step].T
