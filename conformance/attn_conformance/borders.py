@@ -46,8 +46,16 @@ class Border(Protocol):
         """The context in which calls are made: "off", "on" or "inference"."""
         ...
 
-    def random_state(self) -> tuple[Any, ...]:
-        """Something that compares equal as long as nobody has drawn random numbers."""
+    def seed_random(self, seed: int) -> None:
+        """Seed the framework's global generators, NumPy's included."""
+        ...
+
+    def get_random_state(self) -> tuple[Any, ...]:
+        """The state of those generators; it compares equal as long as nobody draws or seeds."""
+        ...
+
+    def set_random_state(self, state: tuple[Any, ...]) -> None:
+        """Bring back what `get_random_state` gave."""
         ...
 
 
@@ -88,10 +96,20 @@ class NumpyBorder:
         """NumPy has no grad modes."""
         return nullcontext()
 
-    def random_state(self) -> tuple[Any, ...]:
+    # NumPy's global generator is watched, not used: hence the calls that NPY002 advises against.
+
+    def seed_random(self, seed: int) -> None:
+        """Seed NumPy's global generator."""
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+
+    def get_random_state(self) -> tuple[Any, ...]:
         """State of NumPy's global generator."""
-        kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (watched, not used)
-        return (kind, np.asarray(keys).tobytes(), *rest)
+        kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
+        return (kind, tuple(np.asarray(keys).tolist()), *rest)
+
+    def set_random_state(self, state: tuple[Any, ...]) -> None:
+        """Set NumPy's global generator."""
+        np.random.set_state(state)  # noqa: NPY002
 
 
 class TorchBorder:
@@ -135,12 +153,28 @@ class TorchBorder:
         context: AbstractContextManager[Any] = modes[mode]()
         return context
 
-    def random_state(self) -> tuple[Any, ...]:
-        """State of PyTorch's default generators."""
-        state = [self.torch.get_rng_state().numpy().tobytes()]
-        if self.torch.cuda.is_initialized():
-            state.append(self.torch.cuda.get_rng_state().numpy().tobytes())
-        return tuple(state)
+    def seed_random(self, seed: int) -> None:
+        """Seed NumPy's and PyTorch's default generators."""
+        NumpyBorder().seed_random(seed)
+        self.torch.manual_seed(seed)
+
+    def get_random_state(self) -> tuple[Any, ...]:
+        """States of NumPy's and PyTorch's default generators, those of CUDA where it is in use."""
+        torch = self.torch
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ()
+        return (
+            NumpyBorder().get_random_state(),
+            *(bytes(state.numpy()) for state in (torch.get_rng_state(), *cuda)),
+        )
+
+    def set_random_state(self, state: tuple[Any, ...]) -> None:
+        """Set them all."""
+        torch = self.torch
+        NumpyBorder().set_random_state(state[0])
+        tensors = [torch.frombuffer(bytearray(part), dtype=torch.uint8) for part in state[1:]]
+        torch.set_rng_state(tensors[0])
+        if len(tensors) > 1:
+            torch.cuda.set_rng_state_all(tensors[1:])
 
 
 class JaxBorder:
@@ -170,9 +204,17 @@ class JaxBorder:
         """JAX has no grad modes."""
         return nullcontext()
 
-    def random_state(self) -> tuple[Any, ...]:
-        """JAX keeps none."""
-        return ()
+    def seed_random(self, seed: int) -> None:
+        """JAX has no global generator; NumPy's is seeded."""
+        NumpyBorder().seed_random(seed)
+
+    def get_random_state(self) -> tuple[Any, ...]:
+        """State of NumPy's global generator."""
+        return NumpyBorder().get_random_state()
+
+    def set_random_state(self, state: tuple[Any, ...]) -> None:
+        """Set NumPy's global generator."""
+        NumpyBorder().set_random_state(state)
 
 
 BORDERS: dict[str, Callable[[], Border]] = {"numpy": NumpyBorder, "torch": TorchBorder, "jax": JaxBorder}

@@ -17,6 +17,7 @@ from hypothesis.errors import Flaky
 
 from attn_conformance.cases import KernelCase
 from attn_conformance.cases.events import applicable, occurring
+from attn_conformance.independent import BACKEND
 from attn_conformance.judge import Failed
 from attn_conformance.registry import Check, checks
 from attn_conformance.results import PLANNED, Cell, Report, Row, Status
@@ -55,10 +56,15 @@ def examine(
 
     @settings(
         max_examples=examples,
+        backend=BACKEND,
         database=None,  # the same seed gives the same cases, whatever earlier runs found
         deadline=None,  # effort is counted in examples, never in seconds
         phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example),
+        suppress_health_check=(
+            HealthCheck.too_slow,
+            HealthCheck.data_too_large,
+            HealthCheck.large_base_example,
+        ),
         report_multiple_bugs=False,
         verbosity=Verbosity.quiet,
         print_blob=False,
@@ -72,7 +78,7 @@ def examine(
             tally.dtypes[case.dtype] += 1
             tally.events.update(occurring(case))
         try:
-            outcome = check.function(subject, case)
+            outcome = check.function(subject.open(), case)
         except Failed as failed:
             if observe:
                 tally.seen[_with_fault(case, failed.message.partition(":")[0])] += 1

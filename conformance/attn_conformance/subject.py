@@ -61,6 +61,11 @@ class Subject:
     claims: Claims
     device: str = "cpu"
 
+    def open(self) -> Subject:
+        """A fresh handle for one case: of a function that has `fresh()`, what that returns, else the function."""
+        fresh = getattr(self.function, "fresh", None)
+        return replace(self, function=fresh()) if callable(fresh) else self
+
     @property
     def scope(self) -> Scope:
         """What may be drawn for this subject."""
@@ -119,7 +124,8 @@ class Subject:
             if name != "mask" and array.ndim == 4:
                 if self.convention.axes == "BTHD":
                     array = np.ascontiguousarray(array.swapaxes(1, 2))
-                array = layouts.arrange(array, call.layout, expandable=name != "q")
+                layout = call.layout if name in call.laid_out else "contiguous"
+                array = layouts.arrange(array, layout, expandable=name != "q")
             elif name == "mask" and self.convention.four_dimensional and array.ndim == 2:
                 array = array[None, None]
             natives[name] = self.border.asarray(array, self.device, requires_grad=call.grad == "on")

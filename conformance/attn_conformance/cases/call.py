@@ -25,6 +25,7 @@ class Call:
     is_causal: bool = False
     scale: float | None = None
     layout: str = "contiguous"
+    laid_out: str = "qkv"
     grad: str = "off"
 
     @property
@@ -41,6 +42,11 @@ class Call:
         """The same call with another q, k, v or mask."""
         changed: dict[str, Any] = {name: array}
         return replace(self, **changed)
+
+    def contiguous(self) -> Call:
+        """The same values without any strides to trip over."""
+        mask = None if self.mask is None else np.ascontiguousarray(self.mask)
+        return replace(self, layout="contiguous", mask=mask)
 
     def with_causal_mask(self) -> Call:
         """The same call with is_causal spelled as a lower-triangular boolean mask, bottom-right."""
@@ -66,7 +72,7 @@ def build(case: KernelCase) -> Call:
     if case.poison != "none" and mask is not None:
         rng = np.random.default_rng((case.seed, 3))
         q, k, v = values.poison(rng, q, k, v, _unseen(mask, case), case.poison)
-    return Call(q, k, v, mask, case.causal, case.scale, case.layout, case.grad)
+    return Call(q, k, v, mask, case.causal, case.scale, case.layout, case.laid_out, case.grad)
 
 
 def _unseen(mask: Array, case: KernelCase) -> Array:

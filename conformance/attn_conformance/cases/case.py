@@ -32,9 +32,9 @@ class KernelCase:
     """One call of a kernel, with what came before it.
 
     values: a name of `values.FAMILIES`. seed: of every array. poison: a name of `values.POISONS`, for the
-    keys that no query of their batch element and head may see. layout: a name of `layouts.LAYOUTS`. grad:
-    "off", "on" (inputs require gradients) or "inference". fault: a name of `faults.FAULTS`, what is wrong
-    with the call. before: the calls made first, on the same handle.
+    keys that no query of their batch element and head may see. layout: a name of `layouts.LAYOUTS`, which
+    the arrays named in laid_out have. grad: "off", "on" (inputs require gradients) or "inference". fault: a
+    name of `faults.FAULTS`, what is wrong with the call. before: the calls made first, on the same handle.
     """
 
     batch: int = 1
@@ -52,6 +52,7 @@ class KernelCase:
     scale: float | None = None
     poison: str = "none"
     layout: str = "contiguous"
+    laid_out: str = "qkv"
     grad: str = "off"
     fault: str = "none"
     before: tuple[KernelCase, ...] = ()
@@ -94,7 +95,7 @@ class KernelCase:
             parts.append(f"scale={self.scale!r}")
         for label, value, plain in (
             ("poison", self.poison, "none"),
-            ("layout", self.layout, "contiguous"),
+            ("layout", f"{self.layout} {', '.join(self.laid_out)}", f"contiguous {', '.join(self.laid_out)}"),
             ("grad mode", self.grad, "off"),
             ("fault", self.fault, "none"),
         ):

@@ -60,15 +60,19 @@ def _with_common_logit(q: Array, k: Array, logit: float) -> tuple[Array, Array]:
 
 
 def _negative(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str) -> Triple:
-    """All logits near -100 to -1e5: a log-sum-exp far below zero, a fill of -1e4 far above it."""
-    q, k = _with_common_logit(q, k, -(10 ** rng.uniform(2, np.log10(DEEPEST_LOGIT * 0.5))))
+    """All logits near one value between -100 and -1e5: a log-sum-exp far below zero."""
+    q, k = _with_common_logit(q, k, -(10 ** rng.uniform(2, np.log10(_deepest(dtype)))))
     return q, k, v
 
 
 def _deep(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str) -> Triple:
-    """All logits between -1.5e4 and -5e4: below every finite fill in common use."""
-    q, k = _with_common_logit(q, k, -rng.uniform(1.5e4, 5e4))
+    """All logits between -1.5e4 and -1e5: below every finite fill in common use."""
+    q, k = _with_common_logit(q, k, -rng.uniform(1.5e4, _deepest(dtype)))
     return q, k, v
+
+
+def _deepest(dtype: str) -> float:
+    return min(DEEPEST_LOGIT, LARGEST_LOGIT[dtype])
 
 
 def _huge(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str) -> Triple:

@@ -55,7 +55,9 @@ def _around_tiles(scope: Scope) -> SearchStrategy[KernelCase]:
     even = ("even", "probe", "normal")
     return st.one_of(
         kernel_cases(scope, queries=sizes.short_lengths, keys=sizes.edges, families=even),
-        kernel_cases(scope, queries=sizes.edges, keys=sizes.edges, families=even),
+        kernel_cases(
+            scope, batch=sizes.one(1), heads=sizes.one(2), queries=sizes.edges, keys=sizes.edges, families=even
+        ),
         # More than 32767 elements of q: offsets kept in 16 bits wrap.
         kernel_cases(
             scope, heads=sizes.any_counts, queries=st.integers(200, 300), keys=sizes.short_lengths,

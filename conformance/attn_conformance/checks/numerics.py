@@ -31,13 +31,23 @@ HARD = ("growing", "falling", "cancelling", "even", "heavy-values", "shifted", "
 def _everything(scope: Scope) -> SearchStrategy[KernelCase]:
     usual = tuple(family for family in FAMILIES if family not in RARE)
     common = kernel_cases(scope, families=usual, head_size=st.one_of(sizes.head_sizes, sizes.odd_head_sizes))
-    # More than 64 queries at more than 32 keys: enough of both that single roundings add up.
-    wide = kernel_cases(scope, families=usual, queries=st.integers(8, 64), keys=st.integers(100, 600))
+    # Enough queries and keys that single roundings add up.
+    few = st.integers(1, 2)
+    wide = kernel_cases(
+        scope, batch=few, heads=few, queries=st.integers(8, 32), keys=st.integers(100, 400), families=usual
+    )
     if not scope.has("cross"):
         return st.one_of(common, wide)
-    long = kernel_cases(scope, batch=sizes.one(1), heads=sizes.one(1), queries=st.integers(2, 8),
-                        keys=st.sampled_from(LONG), head_size=st.sampled_from((16, 64)), families=HARD)  # fmt: skip
-    return st.one_of(common, wide, common, wide, long)
+    long = kernel_cases(
+        scope,
+        batch=sizes.one(1),
+        heads=sizes.one(1),
+        queries=st.integers(2, 8),
+        keys=st.sampled_from(LONG),
+        head_size=st.sampled_from((16, 64)),
+        families=HARD,
+    )
+    return st.one_of(*[common] * 5, *[wide] * 4, long)
 
 
 @check("NUM-1", cases=_everything)

@@ -43,9 +43,20 @@ def arguments_are_never_modified(subject: Subject, case: KernelCase) -> bool:
     return True
 
 
-def _random_states(subject: Subject) -> tuple[Any, ...]:
-    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (watched, not used)
-    return (subject.border.random_state(), random.getstate(), kind, np.asarray(keys).tobytes(), *rest)
+def _without_random_numbers(subject: Subject, call: Call, seed: int) -> Array:
+    """The output of a call; Failed if it drew from a global generator, or set one."""
+    before = (random.getstate(), subject.border.get_random_state())
+    random.seed(seed)
+    subject.border.seed_random(seed)
+    try:
+        state = (random.getstate(), subject.border.get_random_state())
+        out = subject.attention(call)
+        if (random.getstate(), subject.border.get_random_state()) != state:
+            raise Failed("the state of a global random generator changed")
+        return out
+    finally:
+        random.setstate(before[0])
+        subject.border.set_random_state(before[1])
 
 
 @check("PURE-2", cases=_maybe_masked, floor=1)
@@ -53,10 +64,7 @@ def the_same_call_gives_the_same_result(subject: Subject, case: KernelCase) -> b
     """A repeated call agrees within the bound, in every grad mode, and draws no random numbers."""
     call = build(case)
     answer = subject.answer(call)
-    state = _random_states(subject)
-    first = subject.attention(call)
-    if _random_states(subject) != state:
-        raise Failed("drew random numbers: the state of a global random generator changed")
+    first = _without_random_numbers(subject, call, case.seed)
     expect.same(first, subject.attention(call), answer, "the same call gave another result")
     for mode in subject.scope.grad_modes[1:]:
         again = subject.attention(replace(call, grad=mode))
@@ -130,9 +138,12 @@ def _laid_out(scope: Scope) -> SearchStrategy[KernelCase]:
     other = tuple(layout for layout in scope.layouts if layout != "contiguous")
     if not other:
         return kernel_cases(scope)
-    return _maybe_masked(
-        scope, layout=st.sampled_from(other), head_size=st.one_of(sizes.head_sizes, st.integers(1, 9))
-    )
+    options = {
+        "layout": st.sampled_from(other),
+        "laid_out": st.sampled_from(("qkv", "q", "k", "v")),
+        "head_size": st.one_of(sizes.head_sizes, st.integers(1, 9)),
+    }
+    return _maybe_masked(scope, **options)
 
 
 @check("PURE-5", cases=_laid_out)
@@ -142,40 +153,66 @@ def strides_do_not_matter(subject: Subject, case: KernelCase) -> bool:
     if case.layout == "contiguous":  # a framework without strides
         return expect.reference(subject, call)
     answer = subject.answer(call)
-    plain = subject.attention(replace(call, layout="contiguous"))
+    plain = subject.attention(call.contiguous())
     viewed = subject.attention(call)
     expect.same(plain, viewed, answer, f"{case.layout} inputs give another result than contiguous ones")
 
-    def misread(array: Array, *, expandable: bool = True) -> Array:
-        return layouts.misread(layouts.arrange(array, case.layout, expandable=expandable))
+    def misread(name: str) -> Array:
+        array = call.arrays()[name]
+        if name not in case.laid_out:
+            return array
+        return layouts.misread(layouts.arrange(array, case.layout, expandable=name != "q"))
 
-    wrong = replace(call, q=misread(call.q, expandable=False), k=misread(call.k), v=misread(call.v))
+    wrong = replace(call, q=misread("q"), k=misread("k"), v=misread("v"))
     # An expanded view has nothing to misread if only one copy is looked at: it counts by its strides.
     return case.layout == "expanded" or moves(answer, subject.lower(wrong))
 
 
 @st.composite
 def _with_history(draw: DrawFn, scope: Scope) -> KernelCase:
-    """A last call of 2 to 12 queries after one to three others: of its shape, of other shapes, masked, rejected."""
-    causal = CAUSAL if scope.has("causal") else st.just(False)
-    square = kernel_cases(scope, square=True, causal=causal, queries=st.integers(2, 24))
-    last = draw(st.one_of(_maybe_masked(scope, queries=sizes.short_lengths), square), label="last")
-    other = st.one_of(_maybe_masked(scope, queries=sizes.short_lengths), square)
-    same_shape = sizes.seeds.map(lambda seed: replace(last, seed=seed))
-    same_length = st.sampled_from((1, 2, 4, 8)).map(
-        lambda heads: replace(
-            last, mask=None, heads=heads, kv_heads=heads, head_size=8 // heads, value_size=8 // heads
-        )
+    """A last call after one to three that differ from it in one respect each: what might be remembered wrongly."""
+    dtypes = kinds(scope)
+    mask = masks(
+        dtypes=dtypes,
+        structures=("random", "padding-right", "some-rows-empty"),
+        planes="each",
+        empty_rows=True,
     )
-    rejected = other.map(lambda case: replace(case, mask=None, causal=False, fault="rank-1-mask"))
-    steps = [other, same_shape] + ([] if scope.claims.head_sizes else [same_length])
-    if kinds(scope) and scope.has("validates"):
-        steps.append(rejected)
-    before = draw(st.lists(st.one_of(*steps), min_size=1, max_size=3), label="before")
-    if not scope.claims.head_sizes and draw(st.booleans(), label="same state size"):
+    options = [kernel_cases(scope, queries=sizes.short_lengths)]
+    if scope.has("causal"):
+        options += [kernel_cases(scope, square=True, causal=CAUSAL, queries=st.integers(2, 24))] * 2
+    if dtypes:
+        options.append(kernel_cases(scope, queries=sizes.short_lengths, mask=mask))
+    last = draw(st.one_of(*options), label="last")
+    respects = ["values", "length"]
+    if not scope.claims.head_sizes:
         # Calls whose H * D agree while H does not: what is remembered by the product alone is wrong.
-        heads = draw(st.sampled_from((1, 2, 4)), label="heads")
-        last = replace(last, heads=heads, kv_heads=heads, head_size=8 // heads, value_size=8 // heads)
+        last = replace(last, heads=2, kv_heads=2, head_size=8, value_size=8) if draw(st.booleans()) else last
+        respects += ["heads"] * 2
+    if len(scope.claims.dtypes) > 1:
+        respects += ["dtype"]
+    if dtypes:
+        respects += ["mask", "rejected"]
+    before = []
+    for respect in draw(st.lists(st.sampled_from(respects), min_size=1, max_size=3), label="respects"):
+        earlier = replace(last, seed=draw(sizes.seeds, label="seed"))
+        if respect == "length":
+            queries = draw(st.integers(1, 24), label="queries")
+            keys = queries if last.queries == last.keys else draw(st.integers(1, 24), label="keys")
+            earlier = replace(earlier, queries=queries, keys=keys)
+        elif respect == "heads":
+            heads = draw(st.sampled_from((1, 2, 4, 8)), label="heads")
+            width = last.heads * last.head_size
+            size = max(width // heads, 1)
+            earlier = replace(earlier, heads=heads, kv_heads=heads, head_size=size, value_size=size)
+        elif respect == "dtype":
+            earlier = replace(earlier, dtype=draw(st.sampled_from(scope.claims.dtypes), label="dtype"))
+        elif respect == "mask":
+            earlier = replace(earlier, causal=False, mask=draw(mask, label="mask"))
+        elif respect == "rejected":
+            fault = "rank-1-mask" if scope.has("validates") else "mask-one-key-more"
+            earlier = replace(earlier, causal=False, mask=None, fault=fault)
+        before.append(earlier)
     return replace(last, before=tuple(before))
 
 

@@ -101,13 +101,13 @@ def smallest_finite_fill(x: Inputs) -> Array:
     return share(grown @ x.values, grown.sum(-1, keepdims=True))
 
 
-@control("log-sum-exp-form")
-def log_sum_exp_form(x: Inputs) -> Array:
-    """Weights are exp(logit - lse), without a division."""
+@control("logarithmic-weights")
+def logarithmic_weights(x: Inputs) -> Array:
+    """Weights are exp of their logarithms, (logit - peak) - ln(sum), without a division."""
     logits = x.logits()
-    peak = peak_of(logits)
-    lse = peak + np.log(np.exp(logits - peak).sum(-1, keepdims=True))
-    return np.asarray(np.exp(logits - np.where(np.isneginf(lse), 0, lse)) @ x.values)
+    below = logits - peak_of(logits)
+    log_total = np.log(np.exp(below).sum(-1, keepdims=True))
+    return np.asarray(np.exp(below - np.where(np.isneginf(log_total), 0, log_total)) @ x.values)
 
 
 @control("shuffled-keys-and-features")

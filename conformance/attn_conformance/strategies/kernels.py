@@ -35,6 +35,7 @@ def kernel_cases(
     scale: SearchStrategy[float | None] = st.none(),
     poison: SearchStrategy[str] = st.just("none"),
     layout: SearchStrategy[str] = st.just("contiguous"),
+    laid_out: SearchStrategy[str] = st.just("qkv"),
     grad: SearchStrategy[str] = st.just("off"),
     fault: SearchStrategy[str] = st.just("none"),
 ) -> KernelCase:
@@ -61,6 +62,7 @@ def kernel_cases(
         scale=draw(scale, label="scale"),
         poison=draw(poison, label="poison"),
         layout=draw(layout, label="layout"),
+        laid_out=draw(laid_out, label="laid_out"),
         grad=draw(grad, label="grad"),
         fault=draw(fault, label="fault"),
         seed=draw(sizes.seeds, label="seed"),
