@@ -1,0 +1,109 @@
+"""README.md tells the truth: its commands parse, its code runs, its links lead somewhere, its finding is real."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from attn_conformance.cli import parser
+from attn_conformance.conventions import CONVENTIONS
+from attn_conformance.results import Report
+from attn_conformance.runner import run
+from attn_conformance.targets import subject
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+EXAMPLE = "examples/numpy_kernel.py"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
+
+
+def commands() -> list[str]:
+    """Every attn-conformance command with its arguments, in blocks and in prose."""
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    prose = re.findall(r"`(attn-conformance [^`]*)`", README)
+    return [line for line in lines if line.startswith("attn-conformance ")] + prose
+
+
+def marked(name: str) -> list[str]:
+    """The command under the comment `<!-- command: NAME -->`, as .ci/run takes it."""
+    (found,) = re.findall(rf"^<!-- command: {name} -->\n```sh\n(.*?)^```$", README, re.M | re.S)
+    return str(found).splitlines()
+
+
+@pytest.fixture
+def in_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, Path(EXAMPLE).stem, raising=False)
+
+
+def judged(target: str, *only: str) -> Report:
+    found, refused = subject(target)
+    return run(found, effort="smoke", only=only, refused=refused)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_parse(command: str) -> None:
+    options = parser().parse_args(shlex.split(command)[1:])
+    assert options.verb in ("run", "list", "explain")
+
+
+def test_the_two_commands_set_up_and_do_their_job() -> None:
+    set_up = "python3 -m venv .venv && . .venv/bin/activate"
+    assert marked("run") == [set_up, "pip install '.[torch]'", "attn-conformance run attn-flash"]
+    assert marked("test") == [set_up, "pip install -e '.[dev]'", "pytest"]
+
+
+def test_python_blocks_run() -> None:
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_example_is_the_file_and_has_ten_lines() -> None:
+    (shown,) = blocks("python")
+    source = (ROOT / EXAMPLE).read_text(encoding="utf-8")
+    assert source.endswith("\n" + shown)
+    body = shown[shown.index("def ") :].splitlines()
+    assert sum('"""' not in line for line in body) == 10
+
+
+@pytest.mark.usefixtures("in_root")
+def test_the_example_conforms() -> None:
+    report = judged(f"{EXAMPLE}:attention")
+    assert report.verdict == "conforms"
+    assert [name for name, row in report.rows.items() if row.status in ("failed", "error")] == []
+
+
+def test_what_it_caught_is_still_there() -> None:
+    report = judged("torch.nn.functional:scaled_dot_product_attention", "NUM-4", "CAUSAL-3")
+    assert report.rows["NUM-4"].status == "failed"
+    assert "is hidden in" in (report.rows["NUM-4"].message or "")
+    assert report.rows["CAUSAL-3"].status == "passed"
+    assert report.rows["CAUSAL-3"].declared
+    assert report.verdict == "differs"
+    assert report.ok()
+    assert not report.ok(strict=True)
+
+
+def test_every_convention_has_its_line() -> None:
+    assert re.findall(r"^\| `([a-z-]+)` \|", README, re.M) == list(CONVENTIONS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_into_the_repository_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith(("http", "#"))]
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_paths_in_text_exist() -> None:
+    for path in re.findall(r"(?<![\w/.])((?:examples|conformance|reference|impl|tests)/[\w/.]+)", README):
+        assert (ROOT / path.rstrip(".")).exists(), path
