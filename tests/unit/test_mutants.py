@@ -413,21 +413,21 @@ def fresh(kernel: Any) -> Any:
     return kernel.fresh() if isinstance(kernel, Remembering) else kernel
 
 
-def judge(kernel: Any, claims: Claims, name: str, dtype: str, *, exact: Any = None) -> Judged:
-    """Run a script; exact: another kernel whose results must be equal to the last bit."""
+def judge(kernel: Any, claims: Claims, name: str, dtype: str) -> Judged:
+    """Run a script on a kernel that has seen nothing."""
     judged = Judged()
-    kernel, other = fresh(kernel), fresh(exact)
+    kernel = fresh(kernel)
     for position, call in enumerate(build(name, dtype)):
         if not call.needs() <= claims.features or call.arrays()[0].dtype.name not in claims.dtypes:
             continue
         judged.calls += 1
-        said = _wrong(kernel, call, claims, name, dtype, position, other)
+        said = _wrong(kernel, call, claims, name, dtype, position)
         if said:
             judged.faults.append(f"{name}[{position}] {dtype}: {said}")
     return judged
 
 
-def _wrong(kernel: Any, call: Call, claims: Claims, name: str, dtype: str, position: int, other: Any) -> str:
+def _wrong(kernel: Any, call: Call, claims: Claims, name: str, dtype: str, position: int) -> str:
     before = [x.tobytes() for x in call.arrays()]
     np.random.seed(12345)  # noqa: NPY002  # its state must survive the call
     state = np.random.get_state()[1].tobytes()  # type: ignore[index]  # noqa: NPY002
@@ -459,9 +459,7 @@ def _wrong(kernel: Any, call: Call, claims: Claims, name: str, dtype: str, posit
             return "log-sum-exp out of bound"
     if out.dtype != call.q.dtype:
         return f"dtype {out.dtype}"
-    if off(out, right.out, right.out_limit):
-        return "out of bound"
-    return "differs in the last bit" if other is not None and (out != other(*args, **named)).any() else ""
+    return "out of bound" if off(out, right.out, right.out_limit) else ""
 
 
 def scripts(claims: Claims) -> Iterator[tuple[str, str]]:
@@ -474,10 +472,8 @@ def scripts(claims: Claims) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_mutant_is_wrong_somewhere(name: str) -> None:
     mutant = MUTANTS[name]
-    # A truncated result is within the bound; only beside its twin does one call show it.
-    exact = mutant.twin if mutant.requirement == "NUM-5" else None
     for script_name, dtype in scripts(mutant.claims):
-        if judge(mutant.attention, mutant.claims, script_name, dtype, exact=exact).faults:
+        if judge(mutant.attention, mutant.claims, script_name, dtype).faults:
             return
     pytest.fail(f"{name} passes every script")
 

@@ -298,7 +298,7 @@ def float64_computed_in_float32(
 
 @mutant(
     "output-cast-truncates",
-    requirement="NUM-5",
+    requirement="NUM-1",
     bug_class="PREC",
     seen_in=(
         "https://github.com/ROCm/aiter/issues/5151",
@@ -310,7 +310,7 @@ def float64_computed_in_float32(
 def output_cast_truncates(
     q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
 ) -> Array:
-    """The result is cut to the low dtype, not rounded: within the bound, but biased towards 0."""
+    """The result is cut to the low dtype, not rounded: up to a whole last place off, always towards 0."""
     exact = product(softmax(_logits(q, k, mask, is_causal)), v, np.float32)
     rounded = exact.astype(q.dtype)
     towards_zero = np.nextafter(rounded, np.zeros((), q.dtype))
