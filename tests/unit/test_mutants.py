@@ -178,6 +178,13 @@ def tile_edges(rng: np.random.Generator, dtype: Any) -> list[Call]:
 
 
 @script
+def many_keys(rng: np.random.Generator, dtype: Any) -> list[Call]:
+    # The roundings of many weights cancel, and little but the result's own rounding is left.
+    q, k, v = qkv(rng, dtype, B=1, H=1, T=4, S=1024, D=16)
+    return [Call(q, k, (v.astype(np.float64) + 100).astype(dtype))]
+
+
+@script
 def large_logits(rng: np.random.Generator, dtype: Any) -> list[Call]:
     q, k, v = qkv(rng, dtype, T=4, S=80, D=16)
     level = np.linspace(-1, 1, 80)[:, None]
