@@ -12,6 +12,7 @@ SCHEMA = 1
 """Version of the result format: it grows by additions alone."""
 
 PLANNED = "planned: this version has no check for it"
+NOT_ASKED = "not asked for (--only)"
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,6 @@ class Report:
         """Rows by status."""
         statuses = ("passed", "failed", "error", "skipped", "observed")
         return {s: sum(row.status == s for row in self.rows.values()) for s in statuses}
-
-    def judged_musts(self) -> int:
-        """How many must-requirements were carried out."""
-        return sum(row.level == "must" and row.status in ("passed", "failed") for row in self.rows.values())
 
     def ok(self, *, strict: bool = False) -> bool:
         """Whether the exit status is 0; strict: documented differences and failed shoulds count as failures."""

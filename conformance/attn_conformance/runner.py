@@ -14,13 +14,14 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis.errors import Flaky
+from threadpoolctl import threadpool_limits
 
 from attn_conformance.cases import KernelCase
 from attn_conformance.cases.events import applicable, occurring
 from attn_conformance.independent import BACKEND
 from attn_conformance.judge import Failed
 from attn_conformance.registry import Check, checks
-from attn_conformance.results import PLANNED, Cell, Report, Row, Status
+from attn_conformance.results import NOT_ASKED, PLANNED, Cell, Report, Row, Status
 from attn_conformance.subject import Subject
 from attn_reference.requirements import Requirement, load_requirements
 
@@ -132,10 +133,11 @@ def run(
         if progress is not None:
             progress(name, done, len(table))
         if stopped or name not in wanted:
-            why = "not run: an earlier must failed (--fail-fast)" if stopped else "not asked for (--only)"
+            why = "not run: an earlier must failed (--fail-fast)" if stopped else NOT_ASKED
             rows[name] = Row(name, requirement.level, "skipped", message=why)
             continue
-        row, tally = _judge(requirement, subject, effort, seed_value, refused or {})
+        with threadpool_limits(limits=1, user_api="blas"):
+            row, tally = _judge(requirement, subject, effort, seed_value, refused or {})
         rows[name] = row
         if tally is not None:
             events.update(tally.events)

@@ -48,11 +48,6 @@ class Call:
         mask = None if self.mask is None else np.ascontiguousarray(self.mask)
         return replace(self, layout="contiguous", mask=mask)
 
-    def with_causal_mask(self) -> Call:
-        """The same call with is_causal spelled as a lower-triangular boolean mask, bottom-right."""
-        queries, keys = self.q.shape[2], self.k.shape[2]
-        return replace(self, is_causal=False, mask=np.tri(queries, keys, keys - queries, dtype=bool))
-
 
 def build(case: KernelCase) -> Call:
     """The call of a case (without the calls before it, and without its fault)."""

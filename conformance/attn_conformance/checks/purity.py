@@ -183,7 +183,7 @@ def _with_history(draw: DrawFn, scope: Scope) -> KernelCase:
         options += [kernel_cases(scope, square=True, causal=CAUSAL, queries=st.integers(2, 24))] * 2
     if dtypes:
         options.append(kernel_cases(scope, queries=sizes.short_lengths, mask=mask))
-    last = draw(st.one_of(*options), label="last")
+    last: KernelCase = draw(st.one_of(*options), label="last")
     respects = ["values", "length"]
     if not scope.claims.head_sizes:
         # Calls whose H * D agree while H does not: what is remembered by the product alone is wrong.

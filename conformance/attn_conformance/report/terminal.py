@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from attn_conformance.registry import checks
-from attn_conformance.results import Report, Row
+from attn_conformance.results import NOT_ASKED, Report, Row
 from attn_reference.requirements import Requirement
 
 STYLES = {
@@ -108,25 +108,30 @@ def _verdict(report: Report, console: Console) -> None:
     style = {"conforms": "bold green", "differs": "bold yellow"}.get(report.verdict, "bold red")
     counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n)
     musts = [row for row in report.rows.values() if row.level == "must" and not row.planned]
+    judged = sum(row.status in ("passed", "failed") for row in musts)
     console.print(
-        f"\n[{style}]{escape(report.target)}: {report.verdict}[/]"
-        f"{' from the specification only as it documents' if report.verdict == 'differs' else ''}"
-        f" ({report.judged_musts()} of {len(musts)} must-requirements judged; {counts}; "
-        f"effort {report.effort}, seed {report.seed}, {report.seconds:.1f} s)",
-        highlight=False,
+        f"\n[{style}]{escape(report.target)} {VERDICTS[report.verdict]}[/] ({judged} of {len(musts)} "
+        f"must-requirements judged; {counts}; effort {report.effort}, seed {report.seed}, {report.seconds:.1f} s)"
     )
-    left_out = sorted(
-        {row.message for row in musts if row.status == "skipped" and row.message and "claimed" in row.message}
-    )
+
+    def note(text: str) -> None:
+        console.print(Padding(escape(text), (0, 0, 0, 2)))
+
+    left_out = sorted({row.message for row in musts if row.status == "skipped" and row.message})
     if left_out:
-        console.print(Padding(escape("left out, since " + "; ".join(left_out)), (0, 0, 0, 2)))
+        note(f"left out: {'; '.join(left_out)}")
+    planned = [row.requirement for row in report.rows.values() if row.planned]
+    if planned:
+        note(f"not checked by this version: {', '.join(planned)}")
     shoulds = [
         row.requirement for row in report.rows.values() if row.level == "should" and row.status == "failed"
     ]
     if shoulds:
-        console.print(
-            Padding(
-                f"should-requirements that fail (they count with --strict): {', '.join(shoulds)}",
-                (0, 0, 0, 2),
-            )
-        )
+        note(f"should-requirements that fail (they count with --strict): {', '.join(shoulds)}")
+    never = [event for event, count in report.events.items() if not count]
+    if (
+        never
+        and report.effort != "smoke"
+        and not any(row.message == NOT_ASKED for row in report.rows.values())
+    ):
+        note(f"situations that never occurred, a defect of the suite: {', '.join(never)}")

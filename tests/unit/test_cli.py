@@ -1,0 +1,104 @@
+"""The command line as people and scripts meet it: texts, exit statuses, result files."""
+
+import json
+from importlib.resources import files
+
+import jsonschema
+import pytest
+
+from attn_conformance.cli import main, parser
+
+SCHEMA = json.loads(files("attn_conformance").joinpath("schema/result-1.json").read_text())
+
+
+def run(capsys, *arguments):
+    status = main(arguments)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_a_conforming_kernel_exits_0_with_a_table_and_a_verdict(capsys, tmp_path):
+    result = tmp_path / "result.json"
+    status, out, _ = run(capsys, "run", "numpy-reference", "--effort", "smoke", "--json", str(result))
+    assert status == 0
+    assert "MASK-1" in out
+    assert "numpy-reference conforms (" in out
+    assert "must-requirements judged" in out
+    data = json.loads(result.read_text())
+    jsonschema.validate(data, SCHEMA)
+    assert data["results"][0]["verdict"] == "conforms"
+    assert data["environment"]["numpy"]
+
+
+def test_a_wrong_kernel_exits_1_and_its_story_is_told(capsys):
+    status, out, _ = run(
+        capsys, "run", "mutant:inverted-mask", "--effort", "smoke", "--only", "MASK-1,CAUSAL-2"
+    )
+    assert status == 1
+    assert "MASK-1 failed (must): In a boolean mask True means" in out
+    assert "smallest case: B=2 H=2 T=2 S=2 D=4" in out
+    for word in ("expected", "got", "bound", "times over"):
+        assert word in out
+    assert "mutant:inverted-mask fails (" in out
+
+
+def test_quiet_leaves_the_failures_and_the_verdict(capsys):
+    _, out, _ = run(capsys, "run", "mutant:inverted-mask", "--effort", "smoke", "--only", "MASK-1", "--quiet")
+    assert out.strip().startswith("MASK-1 failed")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nonsense"], "cannot judge 'nonsense' is not a registered implementation"),
+        (["run", "numpy-reference", "--only", "MASQUE"], "no requirement or group 'MASQUE'"),
+        (["run", "numpy-reference", "--with", "speed"], "unknown claim 'speed'"),
+        (["run", "numpy-reference", "--json", "no/such/folder/x.json"], "--json: there is no folder"),
+    ],
+)
+def test_what_cannot_be_done_exits_2_with_the_reason(capsys, arguments, message):
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert message in err
+
+
+def test_one_target_that_cannot_be_judged_does_not_lose_the_others(capsys):
+    status, out, err = run(
+        capsys, "run", "nonsense", "numpy-reference", "--effort", "smoke", "--only", "EQ-3"
+    )
+    assert status == 2
+    assert "numpy-reference conforms" in out
+    assert "nonsense" in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["run"], ["run", "x", "--effort", "heroic"], ["run", "x", "--head-dims", "0"]]
+)
+def test_usage_errors_exit_2(arguments):
+    with pytest.raises(SystemExit) as error:
+        parser().parse_args(arguments)
+    assert error.value.code == 2
+
+
+def test_list_names_what_is_registered(capsys):
+    status, out, _ = run(capsys, "list")
+    assert status == 0
+    for name in ("attn-flash", "numpy-reference", "torch-sdpa", "jax-attention"):
+        assert name in out
+
+
+def test_explain_shows_the_requirement_who_agrees_and_a_failure(capsys):
+    status, out, _ = run(capsys, "explain", "causal-3")
+    assert status == 0
+    assert "CAUSAL-3 (must" in out
+    assert "pytorch-sdpa differs" in out
+    assert "the_triangle_is_anchored_bottom_right" in out
+    assert "An example of a failure: mutant:" in out
+    assert "smallest case" in out
+
+
+def test_explain_of_a_planned_and_of_an_unknown_requirement(capsys):
+    assert "planned" in run(capsys, "explain", "CTOR-1")[1]
+    status, out, _ = run(capsys, "explain", "MASK-99")
+    assert status == 2
+    assert "known are: MASK-1" in out

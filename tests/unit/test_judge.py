@@ -1,0 +1,123 @@
+"""The verdict on one output: bounds, NaN in both directions, overflow, and which element is shown."""
+
+import numpy as np
+import pytest
+
+from attn_conformance.cases import KernelCase, build
+from attn_conformance.cases.values import STORAGE
+from attn_conformance.judge import Answer, ask, ask_lse, compare, moves
+from attn_reference import lower, solve
+
+DTYPES = tuple(STORAGE)
+
+
+def posed(dtype, **sizes):
+    case = KernelCase(2, 3, 3, 5, 7, 8, 8, dtype=dtype, seed=5, **sizes)
+    call = build(case)
+    return lower(call.q, call.k, call.v), call
+
+
+def answer_of(value, limit):
+    value = np.asarray(value, float).reshape(1, 1, -1, 1)
+    return Answer(value, np.zeros_like(value), np.full_like(value, limit), np.arange(value.shape[2]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_rounded_reference_passes_and_one_element_off_by_two_bounds_fails(dtype):
+    problem, _ = posed(dtype)
+    answer = ask(problem, dtype, "fused")
+    right = answer.value.astype(STORAGE[dtype])
+    assert compare(right, answer).ok
+    for index in ((0, 0, 0, 0), (1, 2, 4, 7), (0, 1, 3, 2)):
+        wrong = right.astype(np.float64)
+        # two bounds from where it is: the storage dtype's own rounding must not bring it back
+        wrong[index] = (answer.value + answer.low + 2.0 * answer.limit)[index]
+        comparison = compare(wrong, answer)
+        assert comparison.wrong == 1
+        assert comparison.worst is not None
+        assert comparison.worst.index == index
+        assert comparison.first == comparison.worst
+        assert 1.9 < comparison.ratio < 2.1
+
+
+def test_nan_where_a_number_is_due_fails_and_a_number_where_nan_is_due_fails():
+    answer = answer_of([1.0, np.nan, 2.0], 0.5)
+    assert compare(np.array([1.0, np.nan, 2.0]).reshape(1, 1, 3, 1), answer).ok
+    missing = compare(np.array([1.0, 0.0, 2.0]).reshape(1, 1, 3, 1), answer)
+    assert [missing.wrong, missing.worst.index] == [1, (0, 0, 1, 0)]
+    spurious = compare(np.array([np.nan, np.nan, 2.0]).reshape(1, 1, 3, 1), answer)
+    assert [spurious.wrong, spurious.worst.index] == [1, (0, 0, 0, 0)]
+    assert spurious.ratio == np.inf
+
+
+@pytest.mark.parametrize("got", [np.inf, -np.inf])
+def test_infinity_fails_where_the_value_fits(got):
+    comparison = compare(np.array([got]).reshape(1, 1, 1, 1), answer_of([1.0], 0.5))
+    assert comparison.wrong == 1
+    assert "times over" in comparison.explain()
+
+
+def test_where_the_dtype_may_overflow_infinity_passes_and_nan_does_not():
+    answer = answer_of([65000.0], np.inf)
+    assert compare(np.array([np.inf]).reshape(1, 1, 1, 1), answer).ok
+    assert not compare(np.array([np.nan]).reshape(1, 1, 1, 1), answer).ok
+
+
+def test_a_zero_limit_asks_for_the_exact_value():
+    answer = answer_of([0.0], 0.0)
+    assert compare(np.array([0.0]).reshape(1, 1, 1, 1), answer).ok
+    assert not compare(np.array([1e-300]).reshape(1, 1, 1, 1), answer).ok
+
+
+def test_the_worst_element_is_the_one_that_exceeds_its_own_bound_most():
+    answer = answer_of([1.0, 1.0], 0.1)
+    answer.limit[0, 0, 1, 0] = 1e-6
+    comparison = compare(np.array([1.5, 1.001]).reshape(1, 1, 2, 1), answer)
+    assert comparison.first.index == (0, 0, 0, 0)
+    assert comparison.worst.index == (0, 0, 1, 0)
+    assert "first [0, 0, 0, 0] expected 1, got 1.5" in comparison.explain()
+    assert "worst [0, 0, 1, 0]" in comparison.explain()
+
+
+def test_float64_is_judged_below_its_own_rounding():
+    # One unit in the last place of a float64 output is an error of many bounds if the sums were exact: the
+    # longer-precision pass must resolve it. A single key makes the output that key's value, exactly.
+    problem, call = posed("float64")
+    problem = lower(call.q, call.k[:, :, :1], call.v[:, :, :1])
+    answer = ask(problem, "float64", "fused")
+    exact = np.broadcast_to(call.v[:, :, :1], answer.value.shape)
+    np.testing.assert_array_equal(answer.value + answer.low, exact)
+    off = exact.copy()
+    off[0, 0, 0, 0] = np.nextafter(off[0, 0, 0, 0], np.inf)
+    assert compare(off, answer).ratio > 0.01
+
+
+def test_large_problems_are_judged_in_a_spread_of_rows():
+    call = build(KernelCase(1, 2, 2, 1200, 1100, 2, 2, seed=3))
+    answer = ask(lower(call.q, call.k, call.v), "float32", "fused")
+    assert 2 <= answer.rows.size < 1200
+    assert [answer.rows[0], answer.rows[-1]] == [0, 1199]
+    got = solve(lower(call.q, call.k, call.v)).o
+    assert compare(got, answer).ok
+    got[0, 1, answer.rows[3], 1] += 1
+    assert compare(got, answer).worst.index == (0, 1, int(answer.rows[3]), 1)
+
+
+def test_a_feature_matters_if_leaving_it_out_moves_the_output():
+    call = build(KernelCase(2, 2, 2, 4, 6, 8, 8, seed=2))
+    problem = lower(call.q, call.k, call.v)
+    causal = lower(call.q, call.k, call.v, is_causal=True)
+    answer = ask(problem, "float32", "fused")
+    assert moves(answer, causal)
+    assert not moves(answer, problem)
+
+
+def test_log_sum_exp_of_empty_rows_is_minus_infinity():
+    call = build(KernelCase(1, 1, 1, 2, 3, 4, 4, seed=2))
+    mask = np.array([[True, True, False], [False, False, False]])
+    answer = ask_lse(lower(call.q, call.k, call.v, mask), "float32", "fused")
+    right = answer.value.astype(np.float32)
+    assert right[0, 0, 1, 0] == -np.inf
+    assert compare(right, answer).ok
+    right[0, 0, 1, 0] = 0
+    assert not compare(right, answer).ok

@@ -1,0 +1,249 @@
+"""The runner and the report: statuses, verdicts, levels, effective examples, and what is kept of a failure."""
+
+import json
+from importlib.resources import files
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from attn_conformance.borders import NumpyBorder
+from attn_conformance.cases import KernelCase
+from attn_conformance.conventions import KERNEL, TORCH_SDPA
+from attn_conformance.judge import Failed
+from attn_conformance.registry import Check
+from attn_conformance.results import Report, Row, to_json
+from attn_conformance.runner import examine, run
+from attn_conformance.subject import Subject
+from attn_reference import Claims, attention
+from attn_reference.requirements import load_requirements
+
+SCHEMA = json.loads(files("attn_conformance").joinpath("schema/result-1.json").read_text())
+
+
+def made(function, **claims):
+    return Subject("a target", function, KERNEL, NumpyBorder(), Claims(**claims))
+
+
+def report_of(function, *only, **options):
+    claims = options.pop("claims", {})
+    return run(made(function, **claims), effort="smoke", only=only, **options)
+
+
+def wrong_at_the_last_query(q, k, v, mask=None, is_causal=False):
+    out = attention(q, k, v, mask, is_causal)
+    if out.shape[2] > 1:
+        out[:, :, -1] += 1
+    return out
+
+
+def test_a_right_kernel_passes_and_every_row_of_its_kind_is_there():
+    report = run(made(attention), effort="smoke")
+    kernel_ids = [r.id for r in load_requirements().values() if "kernel" in r.kinds]
+    assert list(report.rows) == kernel_ids
+    assert report.verdict == "conforms"
+    assert report.ok(strict=True)
+    assert report.counts["failed"] == report.counts["error"] == 0
+    assert all(row.effective > 0 for row in report.rows.values() if row.status == "passed")
+
+
+def test_a_failure_keeps_the_smallest_case_the_worst_element_and_the_examples_it_took():
+    row = report_of(wrong_at_the_last_query, "EQ-3").rows["EQ-3"]
+    assert row.status == "failed"
+    assert 1 <= row.examples <= 20
+    case = KernelCase.from_json(row.counterexample)
+    assert (case.batch, case.heads, case.queries, case.keys) <= (2, 2, 2, 2)
+    assert "expected" in row.message
+    assert "got" in row.message
+    assert "bound" in row.message
+    assert row.cells[0].status == "failed"
+
+
+def test_the_same_seed_gives_the_same_result_and_another_seed_other_cases():
+    results = [
+        report_of(wrong_at_the_last_query, "MASK-4", seed_value=seed).rows["MASK-4"] for seed in (3, 3, 4)
+    ]
+    assert results[0].counterexample == results[1].counterexample
+    assert (results[0].examples, results[0].effective) == (results[1].examples, results[1].effective)
+
+
+def test_exceptions_of_the_target_are_failures_with_their_text():
+    def raises(q, k, v, mask=None, is_causal=False):
+        raise OSError("the disk is full")
+
+    report = report_of(raises, "EQ-3")
+    assert report.rows["EQ-3"].status == "failed"
+    assert report.rows["EQ-3"].message == "raised OSError: the disk is full"
+    assert report.verdict == "fails"
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (None, "returned the wrong type"),
+        ([1.0], "returned the wrong type"),
+        (np.zeros((1, 2)), "returned shape (1, 2)"),
+    ],
+)
+def test_results_of_a_wrong_type_or_shape_are_failures(result, message):
+    assert message in report_of(lambda q, k, v: result, "EQ-3").rows["EQ-3"].message
+
+
+def test_what_is_not_claimed_is_skipped_with_that_reason():
+    report = run(
+        made(attention, features=frozenset({"bool-mask"})), effort="smoke", only=("MASK", "CAUSAL-1", "KERN")
+    )
+    assert report.rows["MASK-2"].message == "not claimed: float-mask"
+    assert report.rows["CAUSAL-1"].message == "not claimed: causal"
+    assert report.rows["KERN-1"].status == "skipped"
+    assert report.rows["MASK-1"].status == "passed"
+    without = run(made(attention, features=frozenset()), effort="smoke", only=("MASK-4",))
+    assert without.rows["MASK-4"].message == "not claimed: bool-mask or float-mask"
+    assert without.verdict == "incomplete"
+
+
+def test_error_requirements_are_observed_unless_validation_is_claimed():
+    observed = report_of(attention, "MASK-9").rows["MASK-9"]
+    assert (observed.level, observed.status) == ("observed", "observed")
+    assert "as the requirement says" in observed.observation
+    features = frozenset({"bool-mask", "validates"})
+    claimed = report_of(attention, "MASK-9", claims={"features": features}).rows["MASK-9"]
+    assert (claimed.level, claimed.status) == ("must", "passed")
+
+
+def test_invariances_are_observed_unless_claimed():
+    assert report_of(attention, "PURE-7").rows["PURE-7"].status == "observed"
+    claimed = {"features": frozenset({"run-determinism"})}
+    assert report_of(attention, "PURE-7", claims=claimed).rows["PURE-7"].level == "must"
+
+    def flips(q, k, v, mask=None, is_causal=False):
+        flips.sign = -flips.sign
+        return (attention(q, k, v, mask, is_causal) * (1 + flips.sign * np.finfo(q.dtype).eps)).astype(
+            q.dtype
+        )
+
+    flips.sign = 1
+    row = report_of(flips, "PURE-7", claims=claimed | {"dtypes": ("float32",)}).rows["PURE-7"]
+    assert row.status == "failed"
+    assert "claims run-determinism, yet a repeated call differs" in row.message
+
+
+def test_too_few_effective_examples_make_a_must_incomplete():
+    cases = st.builds(KernelCase, seed=st.integers(0, 10**6))
+    tally = examine(
+        Check("EQ-3", lambda subject, case: False, lambda scope: cases, 0.3),
+        made(attention),
+        examples=10,
+        seed_value=0,
+    )
+    assert (tally.examples, tally.effective) == (10, 0)
+    row = Row("EQ-3", "must", "error", message="too few effective examples")
+    assert (
+        Report("t", "kernel", "kernel", "numpy", {}, 0, "smoke", {"EQ-3": row}, 1.0).verdict == "incomplete"
+    )
+
+
+def test_a_failure_that_does_not_repeat_is_a_failure_and_says_so():
+    seen = []
+
+    def first_time_only(subject, case):
+        seen.append(case)
+        if len(seen) == 3:
+            raise Failed("once")
+        return True
+
+    cases = st.builds(KernelCase, seed=st.integers(0, 10**6))
+    tally = examine(
+        Check("EQ-3", first_time_only, lambda scope: cases, 0), made(attention), examples=10, seed_value=0
+    )
+    assert tally.first is not None
+    assert not tally.repeats
+
+
+def test_a_defect_of_the_suite_is_an_error_and_not_the_targets_failure(monkeypatch):
+    monkeypatch.setattr("attn_conformance.subject.lower", lambda *_: 1 / 0)
+    row = report_of(attention, "EQ-3").rows["EQ-3"]
+    assert row.status == "error"
+    assert "the suite itself failed: ZeroDivisionError" in row.message
+
+
+def test_fail_fast_ends_at_the_first_failed_must():
+    report = run(made(wrong_at_the_last_query), effort="smoke", fail_fast=True)
+    failed = [name for name, row in report.rows.items() if row.status == "failed" and row.level == "must"]
+    assert failed == ["OUT-6"]
+    assert report.rows["PURE-1"].message == "not run: an earlier must failed (--fail-fast)"
+
+
+def test_refused_dtypes_fail_num_1_alone():
+    report = report_of(attention, "NUM-1", "EQ-3", refused={"float16": "raised ValueError: no half"})
+    assert report.rows["NUM-1"].message == "float16 is claimed, yet raised ValueError: no half"
+    assert report.rows["NUM-1"].status == "failed"
+    assert report.rows["EQ-3"].status == "passed"
+
+
+def test_unknown_requirements_are_refused():
+    with pytest.raises(ValueError, match="no requirement or group 'MASQUE'; groups are"):
+        report_of(attention, "masque")
+
+
+def row(status, level="must", **more):
+    return Row("X-1", level, status, **more)
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict", "ok", "strict"),
+    [
+        ([row("passed")], "conforms", True, True),
+        ([row("passed"), row("failed", "should")], "conforms", True, False),
+        ([row("passed", declared="as documented")], "differs", True, False),
+        ([row("failed", declared="as documented")], "fails", False, False),
+        ([row("passed"), row("failed")], "fails", False, False),
+        ([row("passed"), row("error")], "incomplete", False, False),
+        ([row("failed"), row("error")], "fails", False, False),
+        ([row("skipped")], "incomplete", False, False),
+        ([row("passed"), row("observed", "observed")], "conforms", True, True),
+    ],
+)
+def test_verdicts_and_exit(rows, verdict, ok, strict):
+    report = Report(
+        "t", "kernel", "kernel", "numpy", {}, 0, "smoke", {str(n): r for n, r in enumerate(rows)}, 1.0
+    )
+    assert report.verdict == verdict
+    assert report.ok() is ok
+    assert report.ok(strict=True) is strict
+
+
+def test_documented_differences_take_the_place_of_the_requirement():
+    def top_left(q, k, v, mask=None, is_causal=False):
+        T, S = q.shape[2], k.shape[2]
+        return attention(q, k, v, np.tri(T, S, dtype=bool)) if is_causal else attention(q, k, v, mask)
+
+    subject = Subject("a target", top_left, KERNEL, NumpyBorder(), Claims())
+    assert run(subject, effort="smoke", only=("CAUSAL-3",)).verdict == "fails"
+
+    def documented(q, k, v, attn_mask=None, is_causal=False):
+        return top_left(q, k, v, attn_mask, is_causal)
+
+    report = run(
+        Subject("a target", documented, TORCH_SDPA, NumpyBorder(), Claims()),
+        effort="smoke",
+        only=("CAUSAL-3", "CAUSAL-2"),
+    )
+    assert report.verdict == "differs"
+    assert "top left" in report.rows["CAUSAL-3"].declared
+
+    # What is documented is tested: under that convention the specification's own rule fails.
+    def undocumented(q, k, v, attn_mask=None, is_causal=False):
+        return attention(q, k, v, attn_mask, is_causal)
+
+    subject = Subject("a target", undocumented, TORCH_SDPA, NumpyBorder(), Claims())
+    assert run(subject, effort="smoke", only=("CAUSAL-3",)).rows["CAUSAL-3"].status == "failed"
+
+
+@pytest.mark.parametrize("function", [attention, wrong_at_the_last_query])
+def test_results_follow_the_published_schema(function):
+    report = run(made(function), effort="smoke", only=("EQ", "CAUSAL", "MASK-9"))
+    data = json.loads(json.dumps(to_json([report], suite="0", spec="1"), allow_nan=False))
+    jsonschema.validate(data, SCHEMA)
+    assert data["results"][0]["requirements"]["GRAD-2"]["status"] == "skipped"

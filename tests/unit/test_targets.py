@@ -1,0 +1,159 @@
+"""From what a user types to a subject: names, paths, conventions, claims, and errors that say what to do."""
+
+import functools
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+
+from attn_conformance.conventions import FLASH_ATTN, JAX, KERNEL, TORCH_SDPA, expressible, recognise
+from attn_conformance.targets import Narrowing, TargetError, load, registered, subject
+from attn_reference import attention as reference
+
+KERNEL_FILE = """
+import numpy as np
+from helper_beside_it import scale
+
+def attention(q, k, v, mask=None, is_causal=False):
+    from attn_reference import attention
+    return attention(q, k, v, mask, is_causal)
+
+def no_mask(q, k, v):
+    return attention(q, k, v)
+
+def strange(a, b):
+    return a
+
+def takes_torch(q, k, v, mask=None):
+    raise RuntimeError("only on Tuesdays")
+
+class Module:
+    pass
+
+number = 3
+"""
+
+
+@pytest.fixture
+def kernel_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "helper_beside_it.py").write_text("scale = 1\n")
+    path = tmp_path / "mine.py"
+    path.write_text(KERNEL_FILE)
+    yield path
+    for name in ("mine", "picky", "helper_beside_it"):
+        sys.modules.pop(name, None)
+
+
+def test_registered_names_module_paths_and_files_are_targets(kernel_file):
+    assert {"attn-flash", "numpy-reference", "torch-sdpa"} <= set(registered())
+    assert load("numpy-reference") is reference
+    assert load("attn_reference:attention") is reference
+    assert load(f"{kernel_file}:attention").__name__ == "attention"
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("nonsense", "not a registered implementation .*attn-flash"),
+        ("attn_reference:attentoin", "has no 'attentoin' .names that look alike: attention"),
+        ("no_such_package.at_all:f", "no module named 'no_such_package'"),
+        ("no/such/file.py:f", "there is no file"),
+        ("mutant:nobody", "there is no mutant 'nobody'; known are: inverted-mask"),
+        ("twin:nobody", "there is no twin"),
+        ("control:nobody", "there is no control"),
+        ("{file}:Module", "is a class"),
+        ("{file}:number", "is a int, not a function"),
+        ("{file}:strange", "no convention has the parameters .a, b."),
+        ("{file}:takes_torch", "got no answer: with numpy arrays it raised RuntimeError: only on Tuesdays"),
+    ],
+)
+def test_what_cannot_be_judged_is_said_with_the_reason(kernel_file, target, message):
+    with pytest.raises(TargetError, match=message):
+        subject(target.format(file=kernel_file))
+
+
+def test_a_module_that_fails_to_import_is_the_targets_fault(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("1 / 0\n")
+    with pytest.raises(TargetError, match="importing it raised ZeroDivisionError"):
+        subject(f"{path}:attention")
+
+
+def test_a_missing_framework_names_its_extra():
+    if importlib.util.find_spec("jax") is not None:
+        pytest.skip("jax is installed")
+    with pytest.raises(TargetError, match=r"pip install 'attn-conformance\[jax\]'"):
+        load("jax-attention")
+
+
+def test_conventions_are_recognised_by_parameter_names():
+    def sdpa(
+        query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
+    ): ...
+    def flash(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False): ...
+    def jax(query, key, value, bias=None, mask=None, *, scale=None, is_causal=False): ...
+    def kernel(queries, keys, values, mask=None, is_causal=False): ...
+    def bare(q, k, v): ...
+
+    assert recognise(sdpa) is TORCH_SDPA
+    assert recognise(flash) is FLASH_ATTN
+    assert recognise(jax) is JAX
+    assert recognise(kernel) is KERNEL
+    assert recognise(functools.partial(kernel)) is KERNEL
+    assert recognise(bare) is KERNEL
+    assert expressible(KERNEL, bare) & {"bool-mask", "float-mask", "causal"} == set()
+    assert expressible(KERNEL, kernel) == KERNEL.features
+    assert "scale" in expressible(FLASH_ATTN, flash)
+
+
+def test_claims_can_be_added_left_out_and_narrowed():
+    narrowing = Narrowing(add=("eager",), drop=("gqa",), dtypes=("float32",), head_sizes=(64,))
+    found, refused = subject("numpy-reference", narrowing)
+    assert refused == {}
+    assert found.claims.arithmetic == "eager"
+    assert found.claims.dtypes == ("float32",)
+    assert found.claims.head_sizes == (64,)
+    assert "gqa" not in found.claims.features
+
+
+@pytest.mark.parametrize(
+    ("narrowing", "message"),
+    [
+        (Narrowing(add=("speed",)), "unknown claim 'speed'; known are bool-mask"),
+        (Narrowing(drop=("speed",)), "unknown claim 'speed'"),
+        (Narrowing(dtypes=("float8",)), "unknown dtype 'float8'"),
+        (Narrowing(convention="latin"), "unknown convention 'latin'; known are kernel"),
+        (Narrowing(device="cuda"), "cuda is not among the claimed devices cpu"),
+    ],
+)
+def test_unknown_narrowings_are_refused(narrowing, message):
+    with pytest.raises(TargetError, match=message):
+        subject("numpy-reference", narrowing)
+
+
+def test_a_refused_dtype_is_reported_once_and_left_out(kernel_file):
+    path = kernel_file.with_name("picky.py")
+    path.write_text(
+        KERNEL_FILE + "\ndef picky(q, k, v, mask=None, is_causal=False):\n"
+        "    if q.dtype == np.float16:\n        raise ValueError('no half')\n"
+        "    return attention(q, k, v, mask, is_causal)\n"
+    )
+    found, refused = subject(f"{path}:picky")
+    assert refused == {"float16": "raised ValueError: no half"}
+    assert "float16" not in found.claims.dtypes
+
+
+def test_results_in_another_order_of_axes_are_brought_back():
+    from attn_conformance.cases import KernelCase, build
+    from attn_conformance.subject import Subject
+
+    def bthd(q, k, v, softmax_scale=None, causal=False):
+        out = reference(*(np.ascontiguousarray(x.swapaxes(1, 2)) for x in (q, k, v)), is_causal=causal)
+        return out.swapaxes(1, 2)
+
+    plain, _ = subject("numpy-reference")
+    turned = Subject("bthd", bthd, FLASH_ATTN, plain.border, plain.claims)
+    call = build(KernelCase(2, 3, 3, 4, 6, 8, 8))
+    np.testing.assert_array_equal(turned.attention(call), plain.attention(call))
