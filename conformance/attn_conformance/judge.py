@@ -63,7 +63,7 @@ class Comparison:
         return self.wrong == 0
 
     def explain(self) -> str:
-        """Two lines: how many elements are off, and the first and the worst of them."""
+        """How many elements are off, and on lines of their own the first and the worst of them."""
         if self.first is None or self.worst is None:
             return f"all {self.size} elements within the bound (largest error {self.ratio:.2f} of it)"
 
@@ -73,8 +73,8 @@ class Comparison:
                 f"bound {e.limit:.3g} ({e.ratio:.3g} times over)"
             )
 
-        text = f"{self.wrong} of {self.size} elements out of bound; first {show(self.first)}"
-        return text if self.first.index == self.worst.index else f"{text}; worst {show(self.worst)}"
+        text = f"{self.wrong} of {self.size} elements out of bound\nfirst {show(self.first)}"
+        return text if self.first.index == self.worst.index else f"{text}\nworst {show(self.worst)}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,7 +87,7 @@ def story(row: Row, requirement: Requirement, console: Console) -> None:
     lines = []
     if row.summary is not None:
         lines.append(f"smallest case: {row.summary}")
-    lines.append(f"what happened: {row.message}")
+    lines += [f"what happened: {row.message}".replace("\n", "\n  ")]
     if row.counterexample is not None:
         lines.append(
             f"found after {row.examples} examples; look it up with: attn-conformance explain {row.requirement}"

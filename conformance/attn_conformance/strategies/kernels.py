@@ -39,12 +39,12 @@ def kernel_cases(
     grad: SearchStrategy[str] = st.just("off"),
     fault: SearchStrategy[str] = st.just("none"),
 ) -> KernelCase:
-    """A case with T and S independent, unless square (T = S) or more_keys (S = T + the drawn number of keys)."""
+    """A case with T and S independent, unless square (T = S) or more_keys (S > T)."""
     claims = scope.claims
     q_length = draw(queries, label="queries")
     k_length = q_length if square or not scope.has("cross") else draw(keys, label="keys")
     if more_keys:
-        k_length += q_length
+        k_length += q_length - 1
     n_heads = draw(heads, label="heads")
     size = draw(st.sampled_from(claims.head_sizes) if claims.head_sizes else head_size, label="head_size")
     return KernelCase(

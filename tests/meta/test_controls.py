@@ -1,0 +1,48 @@
+"""The suite against right kernels, as unlike each other as possible: no requirement accuses any of them."""
+
+import os
+
+import pytest
+
+from attn_conformance.cases.events import EVENTS
+from attn_conformance.controls import controls
+from attn_conformance.runner import run
+from attn_conformance.targets import subject
+
+SEEDS = range(int(os.environ.get("ATTN_CONTROL_SEEDS", "1")))
+"""More seeds take minutes each; a change of generators, bounds or checks is tried with 20."""
+
+
+def accused(report):
+    return {row.requirement: row.message for row in report.rows.values() if row.status in ("failed", "error")}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", sorted(controls()))
+def test_controls_pass(name, seed):
+    found, refused = subject(f"control:{name}")
+    assert refused == {}
+    assert accused(run(found, effort="smoke", seed_value=seed)) == {}
+
+
+@pytest.mark.parametrize("target", ["attn-flash", "numpy-reference"])
+def test_our_own_implementations_conform_and_every_situation_occurs(target):
+    found, refused = subject(target)
+    assert refused == {}
+    report = run(found)
+    assert accused(report) == {}
+    assert report.verdict == "conforms"
+    assert [event for event, count in report.events.items() if not count] == []
+    if target == "numpy-reference":
+        assert set(report.events) == set(EVENTS)
+
+
+def test_pytorch_differs_only_as_it_documents_and_hides_nan():
+    # Without a mask and with fewer keys than a vector register holds, the CPU flash kernel gives 0 where a query or
+    # all keys are NaN.
+    found, refused = subject("torch.nn.functional:scaled_dot_product_attention")
+    assert refused == {}
+    report = run(found)
+    assert report.verdict == "differs"
+    assert set(accused(report)) == {"NUM-4"}
+    assert {row.requirement for row in report.rows.values() if row.declared} == {"CAUSAL-3", "MASK-2"}
