@@ -28,7 +28,7 @@ def _one_more(array: Array, axis: int) -> Array:
 
 
 FAULTS: dict[str, Callable[[Call], Call]] = {
-    "mask-integer": lambda c: _mask(c, lambda B, H, T, S: (B, H, T, S), np.int64),
+    "mask-integer": lambda c: _mask(c, lambda B, H, T, S: (B, H, T, S), np.int32),
     "mask-one-key-more": lambda c: _mask(c, lambda B, H, T, S: (B, H, T, S + 1)),
     "mask-one-key-less": lambda c: _mask(c, lambda B, H, T, S: (B, H, T, S - 1)),
     "mask-one-query-more": lambda c: _mask(c, lambda B, H, T, S: (B, H, T + 1, S)),

@@ -226,9 +226,16 @@ def earlier_calls_leave_no_trace(subject: Subject, case: KernelCase) -> bool:
         except Failed:
             continue  # what earlier calls give is judged by other requirements
     call = build(case)
-    expect.within(
-        subject.attention(call), subject.answer(call), "differs from the reference after other calls"
-    )
+    got, answer = subject.attention(call), subject.answer(call)
+    fresh = subject.open()
+    if fresh is not subject:
+        expect.same(fresh.attention(call), got, answer, "after other calls a call differs from itself alone")
+        return True
+    # What an implementation without handles gives alone cannot be had: the reference stands in for it. Rows
+    # without a visible key are left to MASK-5.
+    empty = ~subject.lower(call).visible.any(-1, keepdims=True)
+    got = np.where(empty, np.zeros((), got.dtype), got)
+    expect.within(got, answer, "differs from the reference after other calls")
     return True
 
 
