@@ -9,9 +9,6 @@ from attn_conformance.targets import subject
 from attn_reference.requirements import load_requirements
 
 MUTANTS = mutants()
-PLANNED = {name for name, mutant in MUTANTS.items() if load_requirements()[mutant.requirement].planned}
-"""Mutants whose requirement has no check yet."""
-
 SEED = 0
 
 
@@ -20,7 +17,7 @@ def row_of(target, requirement, **options):
     return run(found, seed_value=SEED, only=(requirement,), refused=refused, **options).rows[requirement]
 
 
-@pytest.mark.parametrize("name", sorted(MUTANTS.keys() - PLANNED))
+@pytest.mark.parametrize("name", sorted(MUTANTS))
 def test_the_requirement_named_for_it_rejects_the_mutant_and_not_its_twin(name):
     requirement = MUTANTS[name].requirement
     twin = row_of(f"twin:{name}", requirement)
@@ -28,11 +25,6 @@ def test_the_requirement_named_for_it_rejects_the_mutant_and_not_its_twin(name):
     mutant = row_of(f"mutant:{name}", requirement)
     assert mutant.status == "failed"
     assert mutant.counterexample is not None
-
-
-@pytest.mark.parametrize("name", sorted(PLANNED))
-def test_mutants_of_planned_requirements_wait_for_their_check(name):
-    assert MUTANTS[name].requirement not in checks()
 
 
 def test_every_must_that_is_checked_has_a_mutant_that_it_kills():
