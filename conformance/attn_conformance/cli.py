@@ -142,7 +142,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
                 report = run(
                     found,
                     effort=options.effort,
-                    seed_value=options.seed,
+                    seed=options.seed,
                     only=options.only,
                     fail_fast=options.fail_fast,
                     refused=refused,

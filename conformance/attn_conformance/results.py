@@ -13,6 +13,7 @@ SCHEMA = 1
 
 PLANNED = "planned: this version has no check for it"
 NOT_ASKED = "not asked for (--only)"
+STOPPED = "not run: an earlier must failed (--fail-fast)"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,6 @@ class Report:
     seconds: float
     environment: dict[str, Any] = field(default_factory=dict)
     events: dict[str, int] = field(default_factory=dict)
-    stopped: bool = False
 
     @property
     def verdict(self) -> Verdict:
@@ -84,7 +84,7 @@ class Report:
         musts = [row for row in self.rows.values() if row.level == "must"]
         if any(row.status == "failed" for row in musts):
             return "fails"
-        if self.stopped or any(row.status == "error" for row in musts):
+        if any(row.status == "error" for row in musts):
             return "incomplete"
         if not any(row.status == "passed" for row in musts):
             return "incomplete"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -43,6 +43,16 @@ class Claims:
     features: frozenset[str] = PLAIN_FEATURES
     arithmetic: Arithmetic = "fused"
     head_sizes: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The claims as plain data, features in alphabetical order."""
+        return {
+            "dtypes": list(self.dtypes),
+            "devices": list(self.devices),
+            "features": sorted(self.features),
+            "arithmetic": self.arithmetic,
+            "head_sizes": list(self.head_sizes),
+        }
 
     def __post_init__(self) -> None:
         unknown = sorted(self.features - FEATURES.keys())

@@ -22,7 +22,7 @@ def accused(report):
 def test_controls_pass(name, seed):
     found, refused = subject(f"control:{name}")
     assert refused == {}
-    assert accused(run(found, effort="smoke", seed_value=seed)) == {}
+    assert accused(run(found, effort="smoke", seed=seed)) == {}
 
 
 @pytest.mark.parametrize("target", ["attn-flash", "numpy-reference"])

@@ -14,7 +14,7 @@ SEED = 0
 
 def row_of(target, requirement, **options):
     found, refused = subject(target)
-    return run(found, seed_value=SEED, only=(requirement,), refused=refused, **options).rows[requirement]
+    return run(found, seed=SEED, only=(requirement,), refused=refused, **options).rows[requirement]
 
 
 @pytest.mark.parametrize("name", sorted(MUTANTS))
@@ -46,7 +46,7 @@ DISTINCT_TWINS = {id(mutant.twin): name for name, mutant in MUTANTS.items()}
 @pytest.mark.parametrize("name", sorted(DISTINCT_TWINS.values()))
 def test_twins_conform(name):
     found, refused = subject(f"twin:{name}")
-    report = run(found, effort="smoke", seed_value=SEED, refused=refused)
+    report = run(found, effort="smoke", seed=SEED, refused=refused)
     failed = {
         row.requirement: row.message for row in report.rows.values() if row.status in ("failed", "error")
     }

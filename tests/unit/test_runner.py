@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from attn_conformance.borders import NumpyBorder
 from attn_conformance.cases import KernelCase
 from attn_conformance.conventions import KERNEL, TORCH_SDPA
+from attn_conformance.exploration import explore
 from attn_conformance.judge import Failed
 from attn_conformance.registry import Check
 from attn_conformance.results import Report, Row, to_json
-from attn_conformance.runner import examine, run
+from attn_conformance.runner import run
 from attn_conformance.subject import Subject
 from attn_reference import Claims, attention
 from attn_reference.requirements import load_requirements
@@ -61,9 +62,7 @@ def test_a_failure_keeps_the_smallest_case_the_worst_element_and_the_examples_it
 
 
 def test_the_same_seed_gives_the_same_result_and_another_seed_other_cases():
-    results = [
-        report_of(wrong_at_the_last_query, "MASK-4", seed_value=seed).rows["MASK-4"] for seed in (3, 3, 4)
-    ]
+    results = [report_of(wrong_at_the_last_query, "MASK-4", seed=seed).rows["MASK-4"] for seed in (3, 3, 4)]
     assert results[0].counterexample == results[1].counterexample
     assert (results[0].examples, results[0].effective) == (results[1].examples, results[1].effective)
 
@@ -103,6 +102,21 @@ def test_what_is_not_claimed_is_skipped_with_that_reason():
     assert without.verdict == "incomplete"
 
 
+def test_what_works_without_being_claimed_is_said():
+    report = report_of(attention, "KERN")
+    assert "it works where tried; --with gqa asks for it" in report.rows["KERN-1"].message
+    assert "--with scale" in report.rows["KERN-2"].message
+
+    def no_groups(q, k, v, mask=None, is_causal=False):
+        if q.shape[1] != k.shape[1]:
+            raise ValueError("no groups")
+        return attention(q, k, v, mask, is_causal)
+
+    report = report_of(no_groups, "KERN")
+    assert report.rows["KERN-1"].message == "not claimed: gqa"
+    assert report.rows["KERN-2"].message == "not claimed: scale"
+
+
 def test_error_requirements_are_observed_unless_validation_is_claimed():
     observed = report_of(attention, "MASK-9").rows["MASK-9"]
     assert (observed.level, observed.status) == ("observed", "observed")
@@ -131,7 +145,7 @@ def test_invariances_are_observed_unless_claimed():
 
 def test_too_few_effective_examples_make_a_must_incomplete():
     cases = st.builds(KernelCase, seed=st.integers(0, 10**6))
-    tally = examine(
+    tally = explore(
         Check("EQ-3", lambda subject, case: False, lambda scope: cases, 0.3),
         made(attention),
         examples=10,
@@ -154,7 +168,7 @@ def test_a_failure_that_does_not_repeat_is_a_failure_and_says_so():
         return True
 
     cases = st.builds(KernelCase, seed=st.integers(0, 10**6))
-    tally = examine(
+    tally = explore(
         Check("EQ-3", first_time_only, lambda scope: cases, 0), made(attention), examples=10, seed_value=0
     )
     assert tally.first is not None

@@ -1,0 +1,95 @@
+"""Exploration: one check on many drawn cases, by Hypothesis, and what the examples have shown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from hypothesis.errors import Flaky
+
+from attn_conformance.cases import KernelCase
+from attn_conformance.cases.events import occurring
+from attn_conformance.independent import BACKEND
+from attn_conformance.judge import Failed
+from attn_conformance.registry import Check
+from attn_conformance.subject import Subject
+
+
+@dataclass
+class Tally:
+    """What the examples of one check have shown so far."""
+
+    examples: int = 0
+    effective: int = 0
+    failures: int = 0
+    dtypes: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)
+    first: tuple[KernelCase, Failed] | None = None
+    last: tuple[KernelCase, Failed] | None = None
+    repeats: bool = True
+
+
+def explore(
+    check: Check, subject: Subject, *, examples: int, seed_value: int, observe: bool = False
+) -> Tally:
+    """Run a check on up to `examples` cases; a failing case is kept as found and, as `last`, as small as it gets.
+
+    observe: record what happens in each example and judge nothing.
+    """
+    tally = Tally()
+
+    @settings(
+        max_examples=examples,
+        backend=BACKEND,
+        database=None,  # the same seed gives the same cases, whatever earlier runs found
+        deadline=None,  # effort is counted in examples, never in seconds
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=(
+            HealthCheck.too_slow,
+            HealthCheck.data_too_large,
+            HealthCheck.large_base_example,
+        ),
+        report_multiple_bugs=False,
+        verbosity=Verbosity.quiet,
+        print_blob=False,
+    )
+    @seed(seed_value)
+    @given(check.cases(subject.scope))
+    def example(case: KernelCase) -> None:
+        searching = tally.first is None
+        if searching:
+            tally.examples += 1
+            tally.dtypes[case.dtype] += 1
+            tally.events.update(occurring(case))
+        try:
+            outcome = check.function(subject.open(), case)
+        except Failed as failed:
+            tally.failures += 1
+            if observe:
+                tally.seen[_with_fault(case, failed.message.partition(":")[0])] += 1
+                return
+            tally.first = tally.first or (case, failed)
+            tally.last = (case, failed)
+            raise
+        if not searching:
+            return
+        tally.effective += outcome is not False
+        if observe:
+            tally.seen[
+                _with_fault(case, outcome if isinstance(outcome, str) else "as the requirement says")
+            ] += 1
+
+    # Whatever Hypothesis makes of a failure (also of one that did not repeat), the tally has it.
+    try:
+        example()
+    except Failed:
+        pass
+    except Flaky:
+        tally.repeats = False
+    return tally
+
+
+def _with_fault(case: KernelCase, text: str) -> str:
+    return text if case.fault == "none" else f"{case.fault}: {text}"
