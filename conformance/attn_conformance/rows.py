@@ -57,7 +57,7 @@ def judge(
     if level == "observed":
         return replace(row, status="observed", observation=_observation(tally)), tally.events
     status, message = _status(tally, check.floor)
-    cells = dict.fromkeys(tally.dtypes, status)
+    cells: dict[str, Status] = dict.fromkeys(tally.dtypes, status)
     if tally.last is not None:
         case = tally.last[0]
         cells = {case.dtype: status}  # of the others nobody knows: the search ended there

@@ -22,7 +22,23 @@ __all__ = ["Kernel", "Mutant", "Remembering", "mutant", "mutants", "quiet"]
 Kernel = Callable[..., Any]
 K = TypeVar("K", bound=Kernel)
 
-AREAS = ("masks", "causal", "heads", "numerics", "state", "layout", "sizes", "errors")
+AREAS = (
+    "masks",
+    "mask_values",
+    "mask_shapes",
+    "empty_rows",
+    "causal",
+    "heads",
+    "softmax",
+    "precision",
+    "neighbours",
+    "nan",
+    "randomness",
+    "state",
+    "layout",
+    "sizes",
+    "errors",
+)
 
 FEATURES = PLAIN_FEATURES - {"gradients"}
 """What every NumPy kernel here can do; a mutant that needs more says so."""

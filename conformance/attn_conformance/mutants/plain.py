@@ -53,6 +53,11 @@ def hide_future(logits: Array, is_causal: bool) -> Array:
     return np.where(triangle(*logits.shape[-2:]), logits, NEVER) if is_causal else logits
 
 
+def seen_logits(q: Array, k: Array, mask: Array | None, is_causal: bool) -> Array:
+    """Scores under the mask and the causal rule, -inf where a key is hidden."""
+    return hide_future(masked(scores(q, k), mask), is_causal)
+
+
 def triangle(T: int, S: int, diagonal: int | None = None) -> Array:
     """(T, S), True where key j <= query i + diagonal; S - T unless given, so that the last query sees all."""
     return np.arange(S) <= np.arange(T)[:, None] + (S - T if diagonal is None else diagonal)
