@@ -187,7 +187,7 @@ def test_poison_stands_where_nobody_looks_and_only_there():
 
 
 def test_every_event_can_occur_and_names_known_claims():
-    known = set(FEATURES) | {"mask", "strides", "any-head-size"}
+    known = set(FEATURES) | {"float16", "mask", "strides", "any-head-size"}
     for event in EVENTS.values():
         assert set(event.needs) <= known
     assert applicable(EVERYTHING, strides=True) == set(EVENTS)

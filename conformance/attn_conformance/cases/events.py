@@ -17,7 +17,7 @@ class Event:
     """A situation: how it is recognised in a case, and the claims without which it cannot occur.
 
     needs: features that must all be claimed; "mask" stands for any kind of mask, "strides" for a framework that
-    has them, "any-head-size" for a subject that does not limit them.
+    has them, "any-head-size" for a subject that does not limit them; a dtype stands for itself.
     """
 
     occurs: Predicate
@@ -107,6 +107,10 @@ EVENTS: dict[str, Event] = {
     "even weights over 512 keys or more": Event(
         lambda case: case.values == "even" and case.keys >= 512, ("cross",)
     ),
+    "even weights over 2048 keys or more in float16": Event(
+        lambda case: case.values == "even" and case.keys >= 2048 and case.dtype == "float16",
+        ("cross", "float16"),
+    ),
     "a sum of values above 65504": Event(lambda case: case.values == "heavy-values" and case.keys >= 3),
     "a maximum that rises across tiles": Event(lambda case: case.values == "growing" and case.keys > 64),
     "a maximum that falls across tiles": Event(lambda case: case.values == "falling" and case.keys > 64),
@@ -135,7 +139,7 @@ def occurring(case: KernelCase) -> set[str]:
 
 def applicable(claims: Claims, *, strides: bool) -> set[str]:
     """Names of the events that a subject with these claims can meet."""
-    offered = set(claims.features)
+    offered = set(claims.features) | set(claims.dtypes)
     if claims.features & {"bool-mask", "float-mask", "float32-mask"}:
         offered.add("mask")
     if strides:

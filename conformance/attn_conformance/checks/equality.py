@@ -53,17 +53,20 @@ def every_head_counts(subject: Subject, case: KernelCase) -> bool:
 
 def _around_tiles(scope: Scope) -> SearchStrategy[KernelCase]:
     even = ("even", "probe", "normal")
-    return st.one_of(
-        kernel_cases(scope, queries=sizes.short_lengths, keys=sizes.edges, families=even),
-        kernel_cases(
-            scope, batch=sizes.one(1), heads=sizes.one(2), queries=sizes.edges, keys=sizes.edges, families=even
-        ),
-        # More than 32767 elements of q: offsets kept in 16 bits wrap.
-        kernel_cases(
-            scope, heads=sizes.any_counts, queries=st.integers(200, 300), keys=sizes.short_lengths,
-            head_size=st.sampled_from((64, 128)), families=even,
-        ),
-    )  # fmt: skip
+    many_keys = kernel_cases(scope, queries=sizes.short_lengths, keys=sizes.edges, families=even)
+    many_of_both = kernel_cases(
+        scope, batch=sizes.one(1), heads=sizes.one(2), queries=sizes.edges, keys=sizes.edges, families=even
+    )
+    # More than 32767 elements of q: offsets kept in 16 bits wrap.
+    much_work = kernel_cases(
+        scope,
+        heads=sizes.any_counts,
+        queries=st.integers(200, 300),
+        keys=sizes.short_lengths,
+        head_size=st.sampled_from((64, 128)),
+        families=even,
+    )
+    return st.one_of(many_keys, many_of_both, many_of_both, much_work)
 
 
 def _last_key_lost(problem: Problem) -> Problem:

@@ -47,7 +47,16 @@ def _everything(scope: Scope) -> SearchStrategy[KernelCase]:
         head_size=st.sampled_from((16, 64)),
         families=HARD,
     )
-    return st.one_of(*[common] * 5, *[wide] * 4, long)
+    # Even weights over many keys: a count or sum in float16 sticks at 2048.
+    even = kernel_cases(
+        scope,
+        batch=sizes.one(1),
+        heads=sizes.one(2),
+        queries=st.integers(2, 4),
+        keys=st.sampled_from((2048, 2049, 3000, 4097)),
+        families=("even",),
+    )
+    return st.one_of(*[common] * 5, *[wide] * 4, long, *[even] * 2)
 
 
 @check("NUM-1", cases=_everything)
