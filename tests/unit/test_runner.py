@@ -89,6 +89,33 @@ def test_results_of_a_wrong_type_or_shape_are_failures(result, message):
     assert message in report_of(lambda q, k, v: result, "EQ-3").rows["EQ-3"].message
 
 
+def test_a_looser_arithmetic_that_would_pass_is_named():
+    def eager(q, k, v, mask=None, is_causal=False):
+        s = (q.astype(np.float32) @ k.astype(np.float32).swapaxes(-1, -2) / np.sqrt(q.shape[-1])).astype(
+            q.dtype
+        )
+        e = np.exp(s - s.max(-1, keepdims=True, initial=-np.inf)).astype(np.float32)
+        p = (e / e.sum(-1, keepdims=True)).astype(q.dtype)
+        return (p.astype(np.float32) @ v.astype(np.float32)).astype(q.dtype)
+
+    half = {"dtypes": ("bfloat16",), "features": frozenset({"cross"})}
+    row = report_of(eager, "NUM-1", claims=half).rows["NUM-1"]
+    assert row.status == "failed"
+    assert "within the bound of eager arithmetic, which --with eager claims (now: fused)" in row.message
+    assert report_of(eager, "NUM-1", claims=half | {"arithmetic": "eager"}).rows["NUM-1"].status == "passed"
+
+
+def test_calls_that_raise_are_left_to_the_requirements_that_draw_them():
+    def no_masks(q, k, v, mask=None, is_causal=False):
+        if mask is not None:
+            raise RuntimeError("no masks here")
+        return attention(q, k, v, mask, is_causal)
+
+    report = run(made(no_masks), effort="smoke")
+    failed = {name for name, row in report.rows.items() if row.status == "failed"}
+    assert failed == {f"MASK-{n}" for n in range(1, 9)} | {"NUM-3"}
+
+
 def test_what_is_not_claimed_is_skipped_with_that_reason():
     report = run(
         made(attention, features=frozenset({"bool-mask"})), effort="smoke", only=("MASK", "CAUSAL-1", "KERN")

@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from attn_conformance.registry import checks
-from attn_conformance.results import NOT_ASKED, Report, Row
+from attn_conformance.results import NOT_ASKED, STOPPED, Report, Row
 from attn_reference.requirements import Requirement
 
 STYLES = {
@@ -49,14 +49,14 @@ def _table(report: Report) -> Table:
         show_edge=False,
         pad_edge=False,
     )
-    grid.add_column("requirement", no_wrap=True)
-    grid.add_column("level", no_wrap=True)
-    grid.add_column("result", no_wrap=True)
-    grid.add_column("examples", justify="right", no_wrap=True)
-    grid.add_column("effective", justify="right", no_wrap=True)
+    grid.add_column("requirement", no_wrap=True, min_width=11)
+    grid.add_column("level", no_wrap=True, min_width=8)
+    grid.add_column("result", no_wrap=True, min_width=8)
+    grid.add_column("examples", justify="right", no_wrap=True, min_width=9)
+    grid.add_column("effective", justify="right", no_wrap=True, min_width=9)
     grid.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
     for name, row in report.rows.items():
-        if row.planned:
+        if row.planned or row.message in (NOT_ASKED, STOPPED):
             continue
         ran = row.examples > 0
         status = f"{row.status}*" if row.declared else row.status
