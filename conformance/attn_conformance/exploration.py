@@ -12,7 +12,7 @@ from attn_conformance.cases import KernelCase
 from attn_conformance.cases.events import occurring
 from attn_conformance.independent import BACKEND
 from attn_conformance.judge import Failed
-from attn_conformance.registry import Check
+from attn_conformance.registry import Check, Outcome
 from attn_conformance.subject import Subject
 
 
@@ -63,23 +63,21 @@ def explore(
             tally.examples += 1
             tally.dtypes[case.dtype] += 1
             tally.events.update(occurring(case))
-        try:
-            outcome = check.function(subject.open(), case)
-        except Failed as failed:
-            tally.failures += 1
-            if observe:
-                tally.seen[_with_fault(case, failed.message.partition(":")[0])] += 1
-                return
-            tally.first = tally.first or (case, failed)
-            tally.last = (case, failed)
-            raise
-        if not searching:
+        outcome, failed = _attempt(check, subject, case)
+        if failed is None:
+            if searching:
+                tally.effective += outcome is not False
+                if observe:
+                    seen = outcome if isinstance(outcome, str) else "as the requirement says"
+                    tally.seen[_with_fault(case, seen)] += 1
             return
-        tally.effective += outcome is not False
+        tally.failures += 1
         if observe:
-            tally.seen[
-                _with_fault(case, outcome if isinstance(outcome, str) else "as the requirement says")
-            ] += 1
+            tally.seen[_with_fault(case, failed.message.partition(":")[0])] += 1
+            return
+        tally.first = tally.first or (case, failed)
+        tally.last = (case, failed)
+        raise failed
 
     # Whatever Hypothesis makes of a failure (also of one that did not repeat), the tally has it.
     try:
@@ -89,6 +87,14 @@ def explore(
     except Flaky:
         tally.repeats = False
     return tally
+
+
+def _attempt(check: Check, subject: Subject, case: KernelCase) -> tuple[Outcome, Failed | None]:
+    """The outcome of one example, or its failure without the traceback, which would keep every array alive."""
+    try:
+        return check.function(subject.open(), case), None
+    except Failed as failed:
+        return False, Failed(failed.message, failed.comparison)
 
 
 def _with_fault(case: KernelCase, text: str) -> str:
