@@ -16,6 +16,11 @@ Outcome = bool | str
 """What a check returns: whether the example was effective, or (observed requirements) what was seen."""
 
 
+FLOOR = 0.05
+"""Least share of effective examples, unless a check declares another: 1 of 20, 8 of 150. Typical shares are 0.5 to
+1; under a loose arithmetic 0.2. A floor near them would fail correct kernels by the luck of the draw."""
+
+
 @dataclass(frozen=True)
 class Check:
     """A requirement's check.
@@ -39,7 +44,7 @@ _CHECKS: dict[str, Check] = {}
 
 
 def check(
-    requirement: str, *, cases: Callable[[Scope], SearchStrategy[KernelCase]], floor: float = 0.3
+    requirement: str, *, cases: Callable[[Scope], SearchStrategy[KernelCase]], floor: float = FLOOR
 ) -> Callable[[Callable[[Subject, KernelCase], Outcome]], Callable[[Subject, KernelCase], Outcome]]:
     """Register a function as the check of a requirement."""
 
