@@ -72,7 +72,7 @@ def _example(requirement: Requirement, console: Console) -> None:
             lie = textwrap.dedent(mutant.attention.__doc__ or "").strip().splitlines()[0]
             console.print(f"\n[bold]An example of a failure[/]: mutant:{mutant.name}: {lie}", highlight=False)
             found, _ = subject(f"mutant:{mutant.name}")
-            story(
-                run(found, effort="smoke", only=(requirement.id,)).rows[requirement.id], requirement, console
-            )
+            row = run(found, effort="smoke", only=(requirement.id,)).rows[requirement.id]
+            again = f"attn-conformance run mutant:{mutant.name} --only {requirement.id} --effort smoke"
+            story(row, requirement, console, again)
             return

@@ -15,6 +15,9 @@ from attn_conformance.judge import Failed
 from attn_conformance.registry import Check, Outcome
 from attn_conformance.subject import Subject
 
+AS_REQUIRED = "as the requirement says"
+"""What is recorded where a requirement that is merely observed holds."""
+
 
 @dataclass
 class Tally:
@@ -25,7 +28,7 @@ class Tally:
     failures: int = 0
     dtypes: Counter[str] = field(default_factory=Counter)
     events: Counter[str] = field(default_factory=Counter)
-    seen: Counter[str] = field(default_factory=Counter)
+    seen: Counter[tuple[str, str]] = field(default_factory=Counter)
     first: tuple[KernelCase, Failed] | None = None
     last: tuple[KernelCase, Failed] | None = None
     repeats: bool = True
@@ -68,12 +71,12 @@ def explore(
             if searching:
                 tally.effective += outcome is not False
                 if observe:
-                    seen = outcome if isinstance(outcome, str) else "as the requirement says"
-                    tally.seen[_with_fault(case, seen)] += 1
+                    seen = outcome if isinstance(outcome, str) else AS_REQUIRED
+                    tally.seen[case.fault, seen] += 1
             return
         tally.failures += 1
         if observe:
-            tally.seen[_with_fault(case, failed.message.partition(":")[0])] += 1
+            tally.seen[case.fault, failed.message.partition(":")[0]] += 1
             return
         tally.first = tally.first or (case, failed)
         tally.last = (case, failed)
@@ -95,7 +98,3 @@ def _attempt(check: Check, subject: Subject, case: KernelCase) -> tuple[Outcome,
         return check.function(subject.open(), case), None
     except Failed as failed:
         return False, Failed(failed.message, failed.comparison)
-
-
-def _with_fault(case: KernelCase, text: str) -> str:
-    return text if case.fault == "none" else f"{case.fault}: {text}"

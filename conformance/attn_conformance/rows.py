@@ -7,7 +7,7 @@ import zlib
 from collections import Counter
 from dataclasses import replace
 
-from attn_conformance.exploration import Tally, explore
+from attn_conformance.exploration import AS_REQUIRED, Tally, explore
 from attn_conformance.registry import Check, checks
 from attn_conformance.results import PLANNED, Cell, Row, Status
 from attn_conformance.subject import Subject
@@ -111,6 +111,14 @@ def _status(tally: Tally, floor: float) -> tuple[Status, str | None]:
 
 
 def _observation(tally: Tally) -> str:
-    return "; ".join(
-        f"{text} ({count})" for text, count in sorted(tally.seen.items(), key=lambda item: -item[1])
-    )
+    """What was seen, the most frequent first, and for which faults."""
+    counts: Counter[str] = Counter()
+    faults: dict[str, set[str]] = {}
+    for (fault, text), count in tally.seen.items():
+        counts[text] += count
+        faults.setdefault(text, set()).add(fault)
+    parts = []
+    for text, count in counts.most_common():
+        named = sorted(faults[text] - {"none"}) if text != AS_REQUIRED else []
+        parts.append(f"{text} ({count}{': ' if named else ''}{', '.join(named)})")
+    return "; ".join(parts)

@@ -35,7 +35,9 @@ def show(report: Report, table: dict[str, Requirement], console: Console, *, qui
         _observations(report, console)
     for row in report.rows.values():
         if row.status in ("failed", "error"):
-            story(row, table[row.requirement], console)
+            again = f"attn-conformance run {report.target} --only {row.requirement} --seed {report.seed}"
+            effort = "" if report.effort == "default" else f" --effort {report.effort}"
+            story(row, table[row.requirement], console, again + effort)
     _declared(report, console)
     _verdict(report, console)
 
@@ -46,6 +48,7 @@ def _table(report: Report) -> Table:
         title=f"{escape(report.target)}: kernel, convention {report.convention}, {report.framework} arrays",
         title_justify="left",
         title_style="bold",
+        expand=True,  # else the sentences squeeze the other columns
         show_edge=False,
         pad_edge=False,
     )
@@ -65,22 +68,23 @@ def _table(report: Report) -> Table:
             row.level,
             f"[{STYLES[row.status]}]{status}[/]",
             str(row.examples) if ran else "",
-            str(row.effective) if ran and row.status != "observed" else "",
+            str(row.effective) if row.status == "passed" else "",
             escape(row.message or "") if row.status == "skipped" else escape(known[name].sentence),
         )
     return grid
 
 
 def _observations(report: Report, console: Console) -> None:
+    """What was merely observed, one line a requirement: what happened, and how often."""
     seen = [row for row in report.rows.values() if row.observation]
     if seen:
-        console.print("\n[bold]Observed[/] (judged by nobody, for your information)")
+        console.print("\n[bold]Observed[/] (the specification asks for none of it; how often, in brackets)")
     for row in seen:
         console.print(Padding(f"[cyan]{row.requirement}[/] {escape(row.observation or '')}", (0, 0, 0, 2)))
 
 
-def story(row: Row, requirement: Requirement, console: Console) -> None:
-    """One failure: the requirement and its sentence, the smallest case, expected against got."""
+def story(row: Row, requirement: Requirement, console: Console, again: str) -> None:
+    """One failure: the requirement and its sentence, the smallest case, what happened, and how to see it again."""
     console.print(
         f"\n[{STYLES[row.status]}]{row.requirement} {row.status}[/] ({row.level}): {escape(requirement.text)}"
     )
@@ -89,9 +93,7 @@ def story(row: Row, requirement: Requirement, console: Console) -> None:
         lines.append(f"smallest case: {row.summary}")
     lines += [f"what happened: {row.message}".replace("\n", "\n  ")]
     if row.counterexample is not None:
-        lines.append(
-            f"found after {row.examples} examples; look it up with: attn-conformance explain {row.requirement}"
-        )
+        lines.append(f"found after {row.examples} examples; again: {again}")
     for line in lines:
         console.print(Padding(escape(line), (0, 0, 0, 2)), highlight=False)
 
@@ -106,7 +108,10 @@ def _declared(report: Report, console: Console) -> None:
 
 def _verdict(report: Report, console: Console) -> None:
     style = {"conforms": "bold green", "differs": "bold yellow"}.get(report.verdict, "bold red")
-    counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n)
+    counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n and status != "failed")
+    failed = [row.level for row in report.rows.values() if row.status == "failed"]
+    by_level = [f"{failed.count(level)} {level} failed" for level in ("must", "should") if level in failed]
+    counts = ", ".join([*by_level, counts])
     musts = [row for row in report.rows.values() if row.level == "must" and not row.planned]
     judged = sum(row.status in ("passed", "failed") for row in musts)
     console.print(
@@ -117,7 +122,7 @@ def _verdict(report: Report, console: Console) -> None:
     def note(text: str) -> None:
         console.print(Padding(escape(text), (0, 0, 0, 2)))
 
-    left_out = sorted({row.message for row in musts if row.status == "skipped" and row.message})
+    left_out = sorted({row.message for row in musts if row.message and row.message.startswith("not claimed")})
     if left_out:
         note(f"left out: {'; '.join(left_out)}")
     planned = [row.requirement for row in report.rows.values() if row.planned]
