@@ -121,3 +121,16 @@ def test_log_sum_exp_of_empty_rows_is_minus_infinity():
     assert compare(right, answer).ok
     right[0, 0, 1, 0] = 0
     assert not compare(right, answer).ok
+
+
+def test_what_passes_says_how_near_it_came():
+    comparison = compare(np.array([1.25]).reshape(1, 1, 1, 1), answer_of([1.0], 0.5))
+    assert comparison.explain() == "all 1 elements within the bound (largest error 0.50 of it)"
+
+
+def test_whether_a_feature_matters_is_asked_of_the_judged_rows():
+    call = build(KernelCase(1, 2, 2, 1200, 1100, 2, 2, seed=3))
+    problem = lower(call.q, call.k, call.v)
+    answer = ask(problem, "float32", "fused")
+    assert not moves(answer, problem)
+    assert moves(answer, lower(call.q, call.k, 2 * call.v))

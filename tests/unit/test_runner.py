@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from attn_conformance.borders import NumpyBorder
 from attn_conformance.cases import KernelCase
-from attn_conformance.conventions import KERNEL, TORCH_SDPA
+from attn_conformance.conventions import KERNEL, TORCH_SDPA, Convention
 from attn_conformance.exploration import explore
 from attn_conformance.judge import Failed
 from attn_conformance.registry import Check
@@ -143,6 +143,33 @@ def test_what_works_without_being_claimed_is_said():
     assert report.rows["KERN-1"].message == "not claimed: gqa"
     assert report.rows["KERN-2"].message == "not claimed: scale"
 
+    wordless = Convention("wordless", {"mask": "mask", "is_causal": "is_causal"})
+    report = run(
+        Subject("a target", attention, wordless, NumpyBorder(), Claims()), effort="smoke", only=("KERN-2",)
+    )
+    assert report.rows["KERN-2"].message == "not claimed: scale"
+
+
+def test_in_place_changes_are_shown_with_their_place():
+    def scales(q, k, v, mask=None, is_causal=False):
+        out = attention(q, k, v, mask, is_causal)
+        q *= 2
+        return out
+
+    row = report_of(scales, "PURE-1").rows["PURE-1"]
+    assert row.message == "modified its argument q in place, first at [0, 0, 0, 0]"
+
+
+def test_a_validator_that_accepts_a_fault_fails():
+    def lenient(q, k, v, mask=None, is_causal=False):
+        return np.zeros((*q.shape[:3], v.shape[-1]), q.dtype)
+
+    row = report_of(lenient, "MASK-9", claims={"features": frozenset({"bool-mask", "validates"})}).rows[
+        "MASK-9"
+    ]
+    assert row.status == "failed"
+    assert row.message.startswith("accepted the call: numbers of shape")
+
 
 def test_error_requirements_are_observed_unless_validation_is_claimed():
     observed = report_of(attention, "MASK-9").rows["MASK-9"]
@@ -170,7 +197,7 @@ def test_invariances_are_observed_unless_claimed():
     assert "claims run-determinism, yet a repeated call differs" in row.message
 
 
-def test_too_few_effective_examples_make_a_must_incomplete():
+def test_too_few_effective_examples_make_a_must_incomplete(monkeypatch):
     cases = st.builds(KernelCase, seed=st.integers(0, 10**6))
     tally = explore(
         Check("EQ-3", lambda subject, case: False, lambda scope: cases, 0.3),
@@ -179,7 +206,14 @@ def test_too_few_effective_examples_make_a_must_incomplete():
         seed_value=0,
     )
     assert (tally.examples, tally.effective) == (10, 0)
-    row = Row("EQ-3", "must", "error", message="too few effective examples")
+
+    def ineffective():
+        return {"EQ-3": Check("EQ-3", lambda subject, case: False, lambda scope: cases, 0.3)}
+
+    monkeypatch.setattr("attn_conformance.rows.checks", ineffective)
+    row = report_of(attention, "EQ-3").rows["EQ-3"]
+    assert row.status == "error"
+    assert row.message == "too few effective examples: 0 of 20, 6 were needed"
     assert (
         Report("t", "kernel", "kernel", "numpy", {}, 0, "smoke", {"EQ-3": row}, 1.0).verdict == "incomplete"
     )
