@@ -105,5 +105,7 @@ def test_links_into_the_repository_lead_somewhere(document: str) -> None:
 
 
 def test_paths_in_text_exist() -> None:
-    for path in re.findall(r"(?<![\w/.])((?:examples|conformance|reference|impl|tests|docs)/[\w/.-]+)", README):
+    for path in re.findall(
+        r"(?<![\w/.])((?:examples|conformance|reference|impl|tests|docs)/[\w/.-]+)", README
+    ):
         assert (ROOT / path.rstrip(".")).exists(), path
