@@ -1,8 +1,8 @@
 """Independent examples: each is drawn anew, where Hypothesis would mutate copies of the one before.
 
-Mutated copies make up most of the examples of a default Hypothesis run. They help where equal values in two places
-are rare and matter; here every choice is a small number of named options, copies repeat them, and a run of 150
-examples would look at some 30 different situations. An alternative backend receives each example whole, and
+Mutated copies help where equal values in two places are rare and matter; here every choice is one of a few named
+options, and copies repeat them. Of 150 examples of a check, 40 to 100 differ in more than three respects from the one
+before under Hypothesis's own backend, and 137 to 149 here. An alternative backend receives each example whole, and
 failures are replayed and shrunk by Hypothesis as always.
 """
 
