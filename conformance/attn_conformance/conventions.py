@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from attn_reference.claims import DTYPES, PLAIN_FEATURES
@@ -26,7 +26,7 @@ class Convention:
     names: role -> parameter name, for the roles mask, bias, is_causal, scale and gqa (a flag that grouped
     heads need); a role that is absent cannot be expressed, floating masks go to bias where it exists. axes:
     "BHTD" or "BTHD". alignment: which corner the causal triangle is anchored at when T != S.
-    four_dimensional: masks must have rank 4. modules: where functions of the family live.
+    four_dimensional: masks must have rank 4.
     """
 
     name: str
@@ -37,7 +37,6 @@ class Convention:
     alignment: Literal["bottom-right", "top-left"] = "bottom-right"
     four_dimensional: bool = False
     differences: tuple[Difference, ...] = ()
-    modules: tuple[str, ...] = field(default=())
 
     def difference(self, requirement: str) -> Difference | None:
         """The documented difference that replaces a requirement, if there is one."""
@@ -66,7 +65,6 @@ TORCH_SDPA = Convention(
             _SDPA,
         ),
     ),
-    modules=("torch", "torch.nn.functional", "torch._C._nn"),
 )
 
 FLASH_ATTN = Convention(
@@ -75,7 +73,6 @@ FLASH_ATTN = Convention(
     axes="BTHD",
     features=frozenset({"causal", "cross", "gradients", "gqa", "scale"}),
     dtypes=("float16", "bfloat16"),
-    modules=("flash_attn", "flash_attn_interface"),
 )
 
 JAX = Convention(
@@ -85,7 +82,6 @@ JAX = Convention(
     features=PLAIN_FEATURES | {"gqa", "scale"},
     dtypes=("float32", "float16", "bfloat16"),  # float64 only where jax_enable_x64 is set
     four_dimensional=True,
-    modules=("jax",),
 )
 
 CONVENTIONS = {c.name: c for c in (KERNEL, TORCH_SDPA, FLASH_ATTN, JAX)}

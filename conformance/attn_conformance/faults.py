@@ -75,7 +75,7 @@ BLAMED: dict[str, tuple[str, ...]] = {
 def faulty(scope: Scope, prefix: str) -> SearchStrategy[KernelCase]:
     """Valid small cases, each with a fault of the group named by `prefix`."""
     names = [n for n in FAULTS if n.startswith(prefix) and (scope.has("validates") or n not in UNSAFE)]
-    return kernel_cases(scope, fault=st.sampled_from(names), square=False)
+    return kernel_cases(scope, fault=st.sampled_from(names))
 
 
 def apply(call: Call, fault: str) -> Call:

@@ -11,10 +11,8 @@ from attn_conformance.exploration import AS_REQUIRED, Tally, explore
 from attn_conformance.registry import Check, checks
 from attn_conformance.results import PLANNED, Cell, Row, Status
 from attn_conformance.subject import Subject
+from attn_reference.claims import MASK_FEATURES
 from attn_reference.requirements import Requirement
-
-MASKS = frozenset({"bool-mask", "float-mask", "float32-mask"})
-"""Any of these lets a requirement be exercised that is about masks of either kind."""
 
 TRIED = frozenset({"gqa", "scale", "dv"})
 """Claims that a plain function does not make, and whose requirements are tried all the same."""
@@ -81,7 +79,7 @@ def unmet(requirement: Requirement, subject: Subject) -> list[str]:
     """Features that a requirement rests on and the subject does not claim."""
     missing = [feature for feature in requirement.rests_on if not subject.scope.has(feature)]
     about_masks = requirement.group == "MASK" or requirement.id == "CAUSAL-5"
-    if about_masks and not missing and not subject.claims.features & MASKS:
+    if about_masks and not missing and not subject.claims.features & MASK_FEATURES:
         return ["bool-mask or float-mask"]
     return missing
 

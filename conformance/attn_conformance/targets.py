@@ -9,19 +9,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from attn_conformance.borders import BORDERS, candidates
 from attn_conformance.cases import Call, KernelCase, build
 from attn_conformance.conventions import CONVENTIONS, Convention, expressible, recognise
 from attn_conformance.judge import Failed
 from attn_conformance.subject import Subject
-from attn_reference.claims import DTYPES, FEATURES, Claims
+from attn_reference.claims import DTYPES, FEATURES, Arithmetic, Claims
 
 GROUP = "attn_conformance.implementations"
 """The entry-point group under which implementations are registered by name."""
 
-ARITHMETICS = ("precise", "fused", "eager", "tf32")
+ARITHMETICS = get_args(Arithmetic)
 
 
 class TargetError(Exception):
@@ -38,15 +38,6 @@ class Narrowing:
     dtypes: tuple[str, ...] = ()
     head_sizes: tuple[int, ...] = ()
     device: str = "cpu"
-
-    def describe(self) -> str:
-        """What was changed, for the report; empty if nothing."""
-        parts = [f"with {name}" for name in self.add] + [f"without {name}" for name in self.drop]
-        if self.dtypes:
-            parts.append("dtypes " + ", ".join(self.dtypes))
-        if self.head_sizes:
-            parts.append("head sizes " + ", ".join(map(str, self.head_sizes)))
-        return "; ".join(parts)
 
 
 def registered() -> dict[str, EntryPoint]:

@@ -7,8 +7,7 @@ from .kernel import attention
 from .lowering import lower
 from .matrices import Solution, solve
 from .problem import Problem
-
-SPEC_VERSION = "1"
+from .requirements import SPEC_VERSION
 
 __all__ = [
     "DTYPES",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -25,6 +25,9 @@ FEATURES: dict[str, str] = {
     "batch-invariance": "an element's result is bitwise the same in any batch",
     "run-determinism": "a repeated call gives bitwise the same result",
 }
+
+MASK_FEATURES = frozenset({"bool-mask", "float-mask", "float32-mask"})
+"""Any of these lets a requirement be exercised that is about masks of either kind."""
 
 PLAIN_FEATURES = frozenset(
     {"bool-mask", "float-mask", "float32-mask", "causal", "cross", "gradients", "zero-sizes"}
@@ -61,5 +64,5 @@ class Claims:
         bad = sorted(set(self.dtypes) - set(DTYPES))
         if bad or not self.dtypes:
             raise ValueError(f"dtypes must be some of {DTYPES}, not {self.dtypes}")
-        if self.arithmetic not in ("precise", "fused", "eager", "tf32"):
-            raise ValueError(f"arithmetic must be precise, fused, eager or tf32, not {self.arithmetic!r}")
+        if self.arithmetic not in get_args(Arithmetic):
+            raise ValueError(f"arithmetic must be one of {get_args(Arithmetic)}, not {self.arithmetic!r}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from attn_conformance.cases.case import KernelCase, Mask
 from attn_conformance.cases.values import LARGEST_LOGIT
-from attn_reference.claims import Claims
+from attn_reference.claims import MASK_FEATURES, Claims
 
 Predicate = Callable[[KernelCase], bool]
 
@@ -140,7 +140,7 @@ def occurring(case: KernelCase) -> set[str]:
 def applicable(claims: Claims, *, strides: bool) -> set[str]:
     """Names of the events that a subject with these claims can meet."""
     offered = set(claims.features) | set(claims.dtypes)
-    if claims.features & {"bool-mask", "float-mask", "float32-mask"}:
+    if claims.features & MASK_FEATURES:
         offered.add("mask")
     if strides:
         offered.add("strides")
