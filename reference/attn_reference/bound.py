@@ -64,6 +64,11 @@ def largest(dtype: str) -> float:
     return math.ldexp(2.0 - 2.0 * unit_roundoff(dtype), format_.most)
 
 
+def smallest_normal(dtype: str) -> float:
+    """The dtype's smallest positive number of full precision."""
+    return math.ldexp(1.0, _format(dtype).least)
+
+
 def half_ulp(x: Array, dtype: str) -> Array:
     """Half the spacing of the dtype's numbers at x, subnormals included: the error of rounding x to it."""
     format_ = _format(dtype)
@@ -143,12 +148,71 @@ def bound(problem: Problem, solution: Solution, dtype: str, arithmetic: Arithmet
     return np.concatenate([_bound(problem.take_rows(b), solution.take_rows(b), r) for b in blocks], axis=2)
 
 
+@dataclass(frozen=True)
+class Inexact:
+    """How far a problem's scores and values may lie from those that an implementation starts from.
+
+    scores, values: worst cases, (B, H, T, S) and (B, H, S, Dv). scores_probable, values_probable: several
+    standard sizes, shaped likewise; of errors that may depend on each other across keys in any way (scores),
+    or are independent (values). alike: (B, H, 1, 1), how many of a head's values may round alike.
+    """
+
+    scores: Array
+    scores_probable: Array
+    values: Array
+    values_probable: Array
+    alike: Array
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What each step adds to the error of the output, every field (B, H, T, Dv) or broadcast to it.
+
+    scores, sums and weights: worst cases, and standard sizes of the probable. values: rounded operands.
+    inputs_probable: what an inexact problem adds to the probable error; scores_worst contains its worst.
+    decided: (B, H, T, 1), whether the errors are small enough to add in squares.
+    """
+
+    scores_worst: Array
+    scores_probable: Array
+    sums_worst: Array
+    sums_probable: Array
+    weights_worst: Array
+    weights_probable: Array
+    values: Array
+    eta: Array
+    inputs_probable: Array
+    decided: Array
+
+    @property
+    def worst(self) -> Array:
+        """The largest error."""
+        errors = self.scores_worst + self.sums_worst + self.weights_worst + self.values
+        return np.asarray(1.01 * errors + self.eta)  # 1.01: products of errors
+
+    @property
+    def probable(self) -> Array:
+        """The largest error that chance can be expected to produce."""
+        systematic = SYSTEMATIC * (self.scores_probable + self.sums_probable)
+        weights, inputs = ROUNDING * self.weights_probable, self.inputs_probable
+        independent = np.where(self.decided, np.hypot(weights, inputs), weights + inputs)
+        return np.asarray(systematic + independent + self.values + self.eta)
+
+
 def _bound(problem: Problem, solution: Solution, r: Roundings) -> Array:
+    parts = error_parts(problem, solution, r)
+    return np.where(solution.empty, 0.0, np.minimum(parts.worst, parts.probable))
+
+
+def error_parts(problem: Problem, solution: Solution, r: Roundings, inexact: Inexact | None = None) -> Parts:
+    """The error of the output step by step; inexact: of q, k and v too, which otherwise count as exact."""
     p, o, v = solution.p, solution.o, finite(problem.v)
     v_abs, v_square = np.abs(v), v * v
     n = visible_keys(problem)
     spread = np.abs(solution.m) + np.log(np.maximum(n, 1))
     delta, independent, common = log_weight_errors(problem, solution, r)
+    if inexact is not None:
+        delta = delta + inexact.scores
 
     # Moments of v under p. With sum p (v - o) = 0 the variance needs no centring: what cancels in it is below
     # 1e-8 |v|, which delta scales down far below the accumulation error.
@@ -157,17 +221,29 @@ def _bound(problem: Problem, solution: Solution, r: Roundings) -> Array:
 
     # Scores, worst case. The perturbed output differs from o by sum p (e^eps - 1)(v - o) / sum p e^eps with
     # |eps| <= delta; Cauchy and Schwarz split the sum into two that do not grow with S * Dv.
-    growth = np.expm1(np.minimum(delta, CERTAIN))
-    factor = root_mean_square(p, growth) / np.maximum(row_sum(p, 1 / (1 + growth)), 1e-30)
+    factor = weight_error(p, delta)
     # Larger errors may move the weight to any key that they lift to the maximum, also to one of weight 0, whose
     # value neither the deviation nor p |v| has seen: the hull of those values takes the place of both.
     top = largest_visible(problem, delta)
     undecided = top >= CERTAIN
     # A standard deviation never exceeds the hull, which therefore matters for large factors alone.
     reach = solution.m - solution.s <= 2 * top + VANISHING
-    cap = hull(problem, solution, reach, rows=((factor > 0.5) | undecided)[..., 0])
+    decided = (factor <= 0.5) & ~undecided
+    cap = hull(problem, solution, reach, rows=~decided[..., 0], inexact=inexact)
     p_v = p_v + np.where(undecided, cap, 0.0)
-    scores_worst = np.where(undecided, cap, np.minimum(factor * std, cap))
+    moved = factor * std
+    inputs_probable = np.zeros_like(o)
+    if inexact is not None:
+        # Perturbed weights meet perturbed values; Cauchy and Schwarz again, for their product.
+        largest_of_values = np.sqrt(grouped(p, inexact.values**2))
+        p_values = grouped(p, inexact.values)
+        moved = moved + p_values + factor * largest_of_values
+        factor_probable = weight_error(p, inexact.scores_probable)
+        scattered_values = np.sqrt(inexact.alike * grouped(p * p, inexact.values_probable**2))
+        inputs_probable = np.hypot(factor_probable * std, np.minimum(scattered_values, p_values))
+        inputs_probable = np.minimum(inputs_probable + factor_probable * largest_of_values, cap)
+        inputs_probable = np.where(undecided, cap, inputs_probable)
+    scores_worst = np.where(undecided, cap, np.minimum(moved, cap))
 
     # Scores, probable. Independent errors add in squares, errors common to a row do not. The squares hold to
     # first order only; beyond it no independence is claimed.
@@ -201,9 +277,18 @@ def _bound(problem: Problem, solution: Solution, r: Roundings) -> Array:
 
     visible = np.broadcast_to(problem.visible, problem.shape).astype(np.float64)
     eta = r.eta_p * grouped(visible, v_abs) + r.eta_0
-    worst = 1.01 * (scores_worst + sums_worst + weights_worst + values) + eta  # 1.01: products of errors
-    probable = SYSTEMATIC * (scores_probable + sums_probable) + ROUNDING * weights_probable + values + eta
-    return np.where(solution.empty, 0.0, np.minimum(worst, probable))
+    return Parts(
+        scores_worst,
+        scores_probable,
+        sums_worst,
+        sums_probable,
+        weights_worst,
+        weights_probable,
+        values,
+        eta,
+        inputs_probable,
+        decided,
+    )
 
 
 @np.errstate(all="ignore")  # as in `bound`; ln 0 of empty rows
@@ -263,11 +348,19 @@ def log_weight_errors(problem: Problem, solution: Solution, r: Roundings) -> tup
     return delta, independent, common
 
 
-def hull(problem: Problem, solution: Solution, reach: Array, rows: Array) -> Array:
+def weight_error(p: Array, delta: Array) -> Array:
+    """The relative error of the weights p, its root mean square under p, where ln p errs by up to delta."""
+    growth = np.expm1(np.minimum(delta, CERTAIN))
+    return np.asarray(root_mean_square(p, growth) / np.maximum(row_sum(p, 1 / (1 + growth)), 1e-30))
+
+
+def hull(
+    problem: Problem, solution: Solution, reach: Array, rows: Array, inexact: Inexact | None = None
+) -> Array:
     """The largest |v - o| over visible keys in reach, (B, H, T, Dv), in the marked rows; elsewhere inf.
 
     No convex combination of their values lies farther away. reach: (B, H, T, S), the keys whose scores are near
-    enough to the maximum to have any weight. rows: (B, H, T).
+    enough to the maximum to have any weight. rows: (B, H, T). inexact: the values may also lie elsewhere.
     """
     _, H, _, S = problem.shape
     cap = np.full(solution.o.shape, np.inf)
@@ -279,8 +372,9 @@ def hull(problem: Problem, solution: Solution, reach: Array, rows: Array) -> Arr
     for start in range(0, len(chosen), step):
         b, h, i = chosen[start : start + step].T
         seen, values = visible[b, h, i][..., None], v[b, h // g]
-        top = np.where(seen, values, -np.inf).max(1)
-        bottom = np.where(seen, values, np.inf).min(1)
+        error = 0.0 if inexact is None else inexact.values[b, h // g]
+        top = np.where(seen, values + error, -np.inf).max(1)
+        bottom = np.where(seen, values - error, np.inf).min(1)
         cap[b, h, i] = np.maximum(top - solution.o[b, h, i], solution.o[b, h, i] - bottom)
     return cap
 

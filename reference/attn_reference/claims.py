@@ -17,11 +17,19 @@ FEATURES: dict[str, str] = {
     "cross": "query and key lengths that differ",
     "gradients": "gradients of every floating input",
     "zero-sizes": "empty batches, queries or keys",
+    "linear-memory": "no T x S buffer is held where there is no mask",
     "validates": "a wrong argument raises before any work is done",
     "gqa": "grouped heads: H = g * Hkv, consecutive groups",
     "scale": "an explicit scale in place of 1/sqrt(D)",
     "dv": "values of another head size than queries and keys",
     "lse": "the log-sum-exp of each row is returned",
+    "qkv": "qkv_attention, what lies between the projections, on heads that are not split",
+    "cache": "keys and values kept between calls",
+    "shared-cache": "one cache serves several modules",
+    "cache-edits": "cached entries that the caller reorders, repeats, truncates or forks",
+    "casts-weights": "weights held in another dtype than that of x",
+    "drop-in": "a class with the interface of the seed: its constructor, attributes and parameter names",
+    "torch-module": "a torch.nn.Module",
     "batch-invariance": "an element's result is bitwise the same in any batch",
     "run-determinism": "a repeated call gives bitwise the same result",
 }
@@ -30,8 +38,14 @@ MASK_FEATURES = frozenset({"bool-mask", "float-mask", "float32-mask"})
 """Any of these lets a requirement be exercised that is about masks of either kind."""
 
 PLAIN_FEATURES = frozenset(
-    {"bool-mask", "float-mask", "float32-mask", "causal", "cross", "gradients", "zero-sizes"}
+    {
+        *("bool-mask", "float-mask", "float32-mask", "causal", "cross", "gradients", "zero-sizes"),
+        "linear-memory",
+    }
 )
+
+MODULE_FEATURES = PLAIN_FEATURES | {"qkv", "cache", "shared-cache", "cache-edits", "casts-weights", "drop-in"}
+"""What the interface of the seed can express."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -64,3 +65,42 @@ def attention(
                 for c in range(Dv):
                     out[b, h, i, c] = math.fsum(w * vs[b][h // g][j][c] for j, w in weights.items()) / total
     return out
+
+
+def forward(
+    params: Mapping[str, Array],
+    x: Array,
+    src: Array,
+    n_head: int,
+    mask: Array | None = None,
+    is_causal: bool = False,
+) -> Array:
+    """A module's forward call as in section 1 of the specification, (B, T, n_state) in float64.
+
+    Arguments as for `lower_forward`; sums as in `attention`.
+    """
+    N = x.shape[2]
+    D = N // n_head
+
+    def project(name: str, rows: Array) -> Array:
+        weight = params[f"{name}.weight"].astype(np.float64).tolist()
+        bias = params[f"{name}.bias"].astype(np.float64).tolist() if f"{name}.bias" in params else [0.0] * N
+        y = np.zeros(rows.shape)
+        for b in range(rows.shape[0]):
+            for i in range(rows.shape[1]):
+                row = rows[b, i].astype(np.float64).tolist()
+                for n in range(N):
+                    y[b, i, n] = math.fsum([bias[n], *(weight[n][m] * row[m] for m in range(N))])
+        return y
+
+    def head(y: Array, h: int) -> Array:
+        return y[:, None, :, h * D : (h + 1) * D]
+
+    q, k, v = project("query", x), project("key", src), project("value", src)
+    merged = np.zeros(x.shape)
+    for h in range(n_head):
+        plane = mask[:, h : h + 1] if mask is not None and mask.ndim == 4 and mask.shape[1] > 1 else mask
+        merged[:, :, h * D : (h + 1) * D] = attention(head(q, h), head(k, h), head(v, h), plane, is_causal)[
+            :, 0
+        ]
+    return project("out", merged)
