@@ -43,7 +43,7 @@ def attention(
     if q.numel() == 0 or v.numel() == 0:  # some kernels crash on empty inputs
         return _empty(q, k, v)
     factor = 1 / math.sqrt(q.shape[3]) if scale is None else scale
-    if torch.is_autocast_enabled(q.device.type):  # it would round a float32 mask
+    if not q.is_meta and torch.is_autocast_enabled(q.device.type):  # it would round a float32 mask
         with torch.autocast(q.device.type, enabled=False):
             return _attention(q, k, v, mask, is_causal, factor)
     return _attention(q, k, v, mask, is_causal, factor)
@@ -57,7 +57,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: 
     if is_causal:
         out = kernel.causal(q, k, v, scale)
     elif mask is None:
-        out = kernel.dense(q, k, v, scale)
+        out = kernel.unmasked(q, k, v, scale)
     else:
         out = _masked(q, k, v, mask.to(q.dtype) if mask.is_floating_point() else mask, scale)
     return (out if out.shape[3] == Dv else out[..., :Dv]).to(dtype)
@@ -77,13 +77,17 @@ def _prepared(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Ten
     if mask is not None:  # a float32 mask counts exactly: compute in float32
         dtype = torch.promote_types(q.dtype, mask.dtype)
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     D, Dv, group = q.shape[3], v.shape[3], q.shape[1] // k.shape[1]
-    if q.is_cuda and group > 1 and (mask is not None or q.dtype == torch.float32):
-        # Of the kernels there, flash alone takes grouped heads, and it takes neither masks nor float32.
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    if q.is_cuda and group > 1 and not (half and mask is None and D == Dv <= kernel.FLASH_HEAD_SIZE):
+        # Of the kernels that every version has there, flash alone takes grouped heads, and it takes no more.
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    if q.device.type == "cpu" and Dv != D:  # the kernel there knows one head size
-        q, k, v = (pad(x, (0, max(D, Dv) - x.shape[3])) for x in (q, k, v))
+    if q.is_cuda:
+        D, Dv = (n + -n % kernel.unit(q) for n in (D, Dv))
+    elif q.device.type == "cpu" and Dv != D:  # the kernel there knows one head size
+        D = Dv = max(D, Dv)
+    q, k, v = (x if x.shape[3] == n else pad(x, (0, n - x.shape[3])) for x, n in ((q, D), (k, D), (v, Dv)))
+    q, k, v = (x if kernel.can_read(x) else x.clone(memory_format=torch.contiguous_format) for x in (q, k, v))
     return q, k, v
 
 

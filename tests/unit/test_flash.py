@@ -1,5 +1,6 @@
 """attn_flash keeps every rule of its docstring; results are judged against the reference by its bound."""
 
+import contextlib
 import itertools
 import math
 
@@ -15,6 +16,8 @@ DTYPES = {
     str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 }
 every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 nan, inf = math.nan, math.inf
 
 
@@ -298,25 +301,28 @@ def test_a_float32_mask_receives_its_gradient(dtype):
     torch.testing.assert_close(mask.grad, double.grad.float())
 
 
-@pytest.mark.parametrize("way", ["open", "causal", "strips", "mask"])
-def test_gradients_of_any_layout_are_taken(way):
-    T = 70
-    leaves = [
-        x.requires_grad_() for x in inputs(T=T, S=90 if way == "strips" else T, Dv=4, dtype=torch.float64)
-    ]
-    out = attention(*leaves, torch.rand(T, T) < 0.5 if way == "mask" else None, way in ("causal", "strips"))
-    shape = out.shape
-    for layout in (
-        torch.ones((), dtype=torch.float64).expand(shape),
-        torch.randn(2, 4, T, 1, dtype=torch.float64).expand(shape),
-        torch.randn(2, 4, 4, T, dtype=torch.float64).mT,
-        torch.randn(2, T, 4, 4, dtype=torch.float64).transpose(1, 2),
-        torch.randn(2, 4, T, 8, dtype=torch.float64)[..., ::2],
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [("cpu", torch.float64), *(pytest.param("cuda", x, marks=needs_cuda) for x in DTYPES.values())],
+)
+@pytest.mark.parametrize("way", ["open", "causal", "strips", "mask", "dv"])
+def test_gradients_of_any_layout_are_taken(device, dtype, way):
+    T, S, Dv = 70, 90 if way == "strips" else 70, 4 if way == "dv" else 8
+    leaves = [x.to(device).requires_grad_() for x in inputs(T=T, S=S, Dv=Dv, dtype=dtype)]
+    mask = (torch.rand(T, T) < 0.5).to(device) if way == "mask" else None
+    out = attention(*leaves, mask, way in ("causal", "strips"))
+    full = torch.randn(out.shape, dtype=dtype, device=device)
+    one = full[:1, :1, :1, :1]
+    for name, layout in (
+        *layouts(full),
+        ("one number", one.expand(out.shape)),
+        ("one column", full[..., :1].expand(out.shape)),
+        ("rows inside", full.mT.contiguous().mT),
     ):
         got = torch.autograd.grad(out, leaves, layout, retain_graph=True)
-        expected = torch.autograd.grad(out, leaves, layout.contiguous(), retain_graph=True)
+        expected = torch.autograd.grad(out, leaves, layout.clone(memory_format=torch.contiguous_format), True)
         for a, b in zip(got, expected, strict=True):
-            torch.testing.assert_close(a, b)
+            torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_double_backward_is_right_or_raises():
@@ -367,23 +373,25 @@ def layouts(x):
     yield "heads inside", x.transpose(1, 2).contiguous().transpose(1, 2)
     yield "innermost strided", x.mT.contiguous().mT
     yield "sliced", torch.nn.functional.pad(x, (3, 2, 1, 1))[:, :, 1:-1, 3:-2]
+    yield "at an odd address", torch.nn.functional.pad(x.flatten(), (1, 0))[1:].view(x.shape)
     yield "every second", x.repeat_interleave(2, -1)[..., ::2]
     yield "one of a packed three", torch.stack((x, x, x), dim=3).flatten(3)[..., d : 2 * d]
 
 
+@every_device
 @every_dtype
-@pytest.mark.parametrize("way", ["open", "causal", "mask"])
-def test_strides(dtype, way):
-    T = S = 70
-    mask = torch.rand(T, S) < 0.5 if way == "mask" else None
-    q, k, v = inputs(T=T, S=S, D=5, dtype=dtype)
+@pytest.mark.parametrize("way", ["open", "odd size", "causal", "strips", "mask"])
+def test_strides(device, dtype, way):
+    T, S, D = 70, 90 if way == "strips" else 70, 5 if way == "odd size" else 8
+    mask = (torch.rand(T, S) < 0.5).to(device) if way == "mask" else None
+    q, k, v = (x.to(device) for x in inputs(T=T, S=S, D=D, Dv=D, dtype=dtype))
     for views in zip(*map(layouts, (q, k, v)), strict=True):
         for chosen in ((0,), (1,), (2,), (0, 1, 2)):
             x = [views[i][1] if i in chosen else original for i, original in enumerate((q, k, v))]
-            check(*x, mask, way == "causal")
+            check(*x, mask, way in ("causal", "strips"))
     for axis in range(4):
         expanded = [x.narrow(axis, 0, 1).expand(x.shape) for x in (q, k, v)]
-        check(*expanded, mask, way == "causal")
+        check(*expanded, mask, way in ("causal", "strips"))
 
 
 @every_dtype
@@ -512,7 +520,7 @@ def check_case(name, dtype, device):
 
 @every_dtype
 @pytest.mark.parametrize("name", CASES_BY_DEVICE)
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@needs_cuda
 def test_on_cuda(dtype, name):
     check_case(name, dtype, "cuda")
 
@@ -524,8 +532,31 @@ def test_what_is_done_for_cuda_is_right_on_the_cpu_too(monkeypatch, dtype, name)
     check_case(name, dtype, "cpu")
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.parametrize("raises", [False, True])
+def test_the_choice_of_kernels_is_as_it_was_afterwards(monkeypatch, allowed, raises):
+    from torch.backends.cuda import cudnn_sdp_enabled, enable_cudnn_sdp
+
+    def sdpa(q, k, v, **options):
+        assert not cudnn_sdp_enabled()
+        if raises:
+            raise RuntimeError("out of memory")
+        return q
+
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(kernel, "scaled_dot_product_attention", sdpa)
+    before = cudnn_sdp_enabled()
+    try:
+        enable_cudnn_sdp(allowed)
+        with pytest.raises(RuntimeError) if raises else contextlib.nullcontext():
+            attention(*inputs())
+        assert cudnn_sdp_enabled() == allowed
+    finally:
+        enable_cudnn_sdp(before)
+
+
 @every_dtype
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@needs_cuda
 def test_nan_on_cuda(dtype):
     for name, S in itertools.product("qkv", (1, 7, 70)):
         arguments = {n: x.cuda() for n, x in zip("qkv", inputs(S=S, D=64, dtype=dtype), strict=True)}
@@ -533,6 +564,64 @@ def test_nan_on_cuda(dtype):
         out = attention(**arguments)
         assert out[0, :, :1].isnan().all()
         assert not out[1].isnan().any()
+
+
+@every_device
+@every_dtype
+@pytest.mark.parametrize("way", ["bool", "float", "causal", "strips"])
+def test_forbidden_keys_have_no_influence_however_large(device, dtype, way):
+    T, S = (40, 64) if way == "strips" else (64, 64)
+    q, k, v = (x.to(device) for x in inputs(T=T, S=S, dtype=dtype))
+    visible = torch.ones(T, S, dtype=torch.bool, device=device)
+    visible[:, -20:] = False
+    mask = None
+    if way in ("bool", "float"):
+        mask = (
+            visible if way == "bool" else torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, -inf)
+        )
+    largest = 6e4 / 64 if dtype == torch.float16 else 1e29 / 64
+    hidden_from = S - 20
+    plain = attention(q, k, v, mask, way in ("causal", "strips"))
+    k[:, :, hidden_from:] = largest * k[:, :, hidden_from:].sign()
+    v[:, :, hidden_from:] = largest
+    poisoned = attention(q, k, v, mask, way in ("causal", "strips"))
+    if mask is None:  # the first queries do not see the last keys
+        plain, poisoned = plain[:, :, : T - 20], poisoned[:, :, : T - 20]
+    torch.testing.assert_close(poisoned, plain)
+
+
+@every_device
+@every_dtype
+@pytest.mark.parametrize("way", ["open", "one query", "causal", "strips", "bool", "float"])
+def test_gradients_of_strongly_negative_rows(device, dtype, way):
+    T, S = {"one query": (1, 128), "strips": (70, 192)}.get(way, (192, 192))
+    leaves = [0.1 * x for x in inputs(B=1, H=1, T=T, S=S, D=64)]
+    leaves[0][..., 0], leaves[1][..., 0] = 1, -120 * 8  # every score is about -120
+    leaves = [x.to(device, dtype).requires_grad_() for x in leaves]
+    mask = None
+    if way in ("bool", "float"):
+        mask = torch.ones(T, S, dtype=torch.bool, device=device).tril()
+    if way == "float":
+        mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -inf)
+    attention(*leaves, mask, way in ("causal", "strips")).sum().backward()
+    assert all(x.grad.isfinite().all() for x in leaves)
+
+
+@needs_cuda
+@every_dtype
+@pytest.mark.parametrize("D", [5, 64])
+@pytest.mark.parametrize("sizes", [{}, {"Hkv": 1}, {"Dv": 3}], ids=str)
+@pytest.mark.parametrize("way", ["open", "causal", "strips", "T > S"])
+def test_cuda_holds_no_buffer_of_all_scores(dtype, D, sizes, way):
+    T, S = {"strips": (4096, 5000), "T > S": (5000, 4096)}.get(way, (4096, 4096))
+    arguments = [x.cuda() for x in inputs(B=1, H=4, T=T, S=S, D=D, dtype=dtype, **sizes)]
+    attention(*arguments, is_causal=way != "open")
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    attention(*arguments, is_causal=way != "open")
+    extra = (torch.cuda.max_memory_allocated() - before) / arguments[0].element_size()
+    assert extra < 4 * T * S / 4
 
 
 def test_wrong_arguments_raise_before_any_work():
