@@ -1,4 +1,4 @@
-"""Every mutant is caught by some script of calls here; twins and controls pass them all.
+"""Every wrong kernel is caught by some script of calls here; twins and controls pass them all.
 
 A script is a history on one fresh kernel, and "wrong" means: outside the reference's bound, another shape or dtype,
 an error that is missing or different, an input or the global random state that changed. The suite proper has to find
@@ -23,7 +23,7 @@ from attn_reference.errors import check_kernel_call
 from attn_reference.requirements import load_requirements
 
 INF = np.inf
-MUTANTS, CONTROLS = mutants(), controls()
+MUTANTS, CONTROLS = mutants("kernel"), controls("kernel")
 DTYPES = {
     "float32": np.dtype(np.float32),
     "float64": np.dtype(np.float64),
@@ -480,7 +480,7 @@ def scripts(claims: Claims) -> Iterator[tuple[str, str]]:
 def test_the_mutant_is_wrong_somewhere(name: str) -> None:
     mutant = MUTANTS[name]
     for script_name, dtype in scripts(mutant.claims):
-        if judge(mutant.attention, mutant.claims, script_name, dtype).faults:
+        if judge(mutant.target, mutant.claims, script_name, dtype).faults:
             return
     pytest.fail(f"{name} passes every script")
 
@@ -499,14 +499,14 @@ def test_the_twin_is_right_everywhere(mutant: Mutant) -> None:
 @pytest.mark.parametrize("name", CONTROLS)
 def test_the_control_is_right_everywhere(name: str) -> None:
     control = CONTROLS[name]
-    judged = [judge(control.attention, control.claims, *at) for at in scripts(control.claims)]
+    judged = [judge(control.target, control.claims, *at) for at in scripts(control.claims)]
     assert [fault for j in judged for fault in j.faults] == []
     assert sum(j.calls for j in judged) > 60
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_key_at_a_time_is_batch_invariant(dtype: str) -> None:
-    kernel = CONTROLS["one-key-at-a-time"].attention
+    kernel = CONTROLS["one-key-at-a-time"].target
     q, k, v = qkv(np.random.default_rng(0), DTYPES[dtype], B=5, H=3, T=6, S=40, D=19)
     together = kernel(q, k, v, is_causal=True)
     for b in range(5):
@@ -520,7 +520,7 @@ def test_the_mutant_is_documented(mutant: Mutant) -> None:
     assert mutant.bug_class in BUG_CLASSES
     assert mutant.seen_in
     assert all(link.startswith("https://github.com/") for link in mutant.seen_in)
-    assert mutant.twin is not mutant.attention
+    assert mutant.twin is not mutant.target
     table = load_requirements()
     for requirement in (mutant.requirement, *mutant.also_fails):
         assert "kernel" in table[requirement].kinds
@@ -543,7 +543,7 @@ def test_there_are_many_and_they_are_named_in_kebab_case() -> None:
 
 
 def test_a_memory_is_the_kernels_own() -> None:
-    kernel = MUTANTS["result-remembered-by-shape"].attention
+    kernel = MUTANTS["result-remembered-by-shape"].target
     assert isinstance(kernel, Remembering)
     first, second = (qkv(np.random.default_rng(seed), DTYPES["float32"]) for seed in (1, 2))
     one, other = kernel.fresh(), kernel.fresh()
@@ -552,5 +552,5 @@ def test_a_memory_is_the_kernels_own() -> None:
 
 
 def test_the_transposed_result_is_a_view() -> None:
-    out = CONTROLS["transposed-result"].attention(*qkv(np.random.default_rng(0), DTYPES["float16"]))
+    out = CONTROLS["transposed-result"].target(*qkv(np.random.default_rng(0), DTYPES["float16"]))
     assert not out.flags.c_contiguous

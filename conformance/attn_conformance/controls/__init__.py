@@ -1,6 +1,6 @@
-"""Right kernels, as unlike each other as possible: they prove that the suite does not cry wolf.
+"""Right kernels and modules, as unlike each other as possible: they prove that the suite does not cry wolf.
 
-A control is written as a rule, from `Inputs` to the result in the dtype of the computation, and becomes a kernel
+A kernel is written as a rule, from `Inputs` to the result in the dtype of the computation, and becomes a kernel
 `fn(q, k, v, mask=None, is_causal=False, scale=None)` on NumPy arrays (B, H, T, D).
 """
 
@@ -9,31 +9,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from attn_conformance.controls.inputs import Array, Inputs, prepare
 from attn_reference.claims import DTYPES, PLAIN_FEATURES, Arithmetic, Claims
 
-__all__ = ["Control", "Inputs", "Rule", "control", "controls"]
+__all__ = ["Control", "Inputs", "Kind", "Rule", "control", "controls", "register"]
 
-AREAS = ("dense", "online", "precision", "interface")
+AREAS = ("dense", "online", "precision", "interface", "modules", "module_caches")
 
-FEATURES = (PLAIN_FEATURES - {"gradients"}) | {"gqa", "scale", "dv"}
-"""What every control can do."""
+FEATURES = (PLAIN_FEATURES - {"gradients", "linear-memory"}) | {"gqa", "scale", "dv"}
+"""What every kernel here can do."""
 
 Rule = Callable[[Inputs], Any]
+Kind = Literal["kernel", "module"]
 
 _registry: dict[str, Control] = {}
 
 
 @dataclass(frozen=True)
 class Control:
-    """A right kernel and what it claims."""
+    """A right kernel or module and what it claims; target: a function, or a class with the seed's interface."""
 
     name: str
-    attention: Callable[..., Any]
+    kind: Kind
+    target: Callable[..., Any]
     claims: Claims
 
 
@@ -50,7 +52,7 @@ def control(
     The rule gives out (B, H, T, Dv), or (out, lse), in the dtype of the computation, for at least one key.
     """
 
-    def register(rule: Rule) -> Rule:
+    def decorate(rule: Rule) -> Rule:
         def attention(
             q: Array,
             k: Array,
@@ -69,17 +71,22 @@ def control(
                 return result.astype(q.dtype)
 
         attention.__name__, attention.__doc__ = rule.__name__, rule.__doc__
-        if name in _registry:
-            raise ValueError(f"two controls are called {name!r}")
         claims = Claims(dtypes=dtypes, features=FEATURES | set(features), arithmetic=arithmetic)
-        _registry[name] = Control(name, attention, claims)
+        register(Control(name, "kernel", attention, claims))
         return rule
 
-    return register
+    return decorate
 
 
-def controls() -> dict[str, Control]:
-    """All controls by name."""
+def register(control: Control) -> None:
+    """Add a control to the registry; ValueError if its name is taken."""
+    if control.name in _registry:
+        raise ValueError(f"two controls are called {control.name!r}")
+    _registry[control.name] = control
+
+
+def controls(kind: Kind | None = None) -> dict[str, Control]:
+    """All controls by name, or those of one kind."""
     for area in AREAS:
         import_module(f"{__name__}.{area}")
-    return dict(_registry)
+    return {name: control for name, control in _registry.items() if kind in (None, control.kind)}

@@ -1,7 +1,7 @@
-"""Wrong kernels, each named after its lie: they prove what the suite catches.
+"""Wrong kernels and modules, each named after its lie: they prove what the suite catches.
 
 Each has a twin: the same code without the lie, which must pass. A kernel is a function
-`fn(q, k, v, mask=None, is_causal=False)` on NumPy arrays (B, H, T, D).
+`fn(q, k, v, mask=None, is_causal=False)` on NumPy arrays (B, H, T, D); modules have a package of their own.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from attn_reference.claims import DTYPES, PLAIN_FEATURES, Claims
 
-__all__ = ["Kernel", "Mutant", "Remembering", "mutant", "mutants", "quiet"]
+__all__ = ["Kernel", "Kind", "Mutant", "Remembering", "mutant", "mutants", "quiet", "register"]
 
 Kernel = Callable[..., Any]
 K = TypeVar("K", bound=Kernel)
+Kind = Literal["kernel", "module"]
 
 AREAS = (
     "masks",
@@ -38,9 +39,22 @@ AREAS = (
     "layout",
     "sizes",
     "errors",
+    "modules.construction",
+    "modules.results",
+    "modules.function",
+    "modules.masks",
+    "modules.mask_errors",
+    "modules.causal",
+    "modules.caches",
+    "modules.cross_caches",
+    "modules.shared_caches",
+    "modules.errors",
+    "modules.inputs",
+    "modules.state",
+    "modules.numerics",
 )
 
-FEATURES = PLAIN_FEATURES - {"gradients"}
+FEATURES = PLAIN_FEATURES - {"gradients", "linear-memory"}
 """What every NumPy kernel here can do; a mutant that needs more says so."""
 
 _registry: dict[str, Mutant] = {}
@@ -48,15 +62,17 @@ _registry: dict[str, Mutant] = {}
 
 @dataclass(frozen=True)
 class Mutant:
-    """A wrong kernel, what it gets wrong, and the right version of the same code.
+    """A wrong kernel or module, what it gets wrong, and the right version of the same code.
 
-    requirement: the id that must kill it. bug_class: the kind of defect, one of BUG_CLASSES. seen_in: public
-    reports of real defects of that kind. also_fails: further requirements that may fail with it, and why.
+    target: a function, or a class with the interface of the seed. requirement: the id that must kill it.
+    bug_class: the kind of defect, one of BUG_CLASSES. seen_in: public reports of real defects of that kind.
+    also_fails: further requirements that may fail with it, and why.
     """
 
     name: str
-    attention: Kernel
-    twin: Kernel
+    kind: Kind
+    target: Callable[..., Any]
+    twin: Callable[..., Any]
     requirement: str
     bug_class: str
     seen_in: tuple[str, ...]
@@ -65,14 +81,19 @@ class Mutant:
 
     @property
     def lie(self) -> str:
-        """The first line of the kernel's docstring: what it does wrong, in one sentence."""
-        return (inspect.getdoc(self.attention) or "").partition("\n")[0]
+        """The first line of the target's docstring: what it does wrong, in one sentence."""
+        return (inspect.getdoc(self.target) or "").partition("\n")[0]
 
 
 BUG_CLASSES: dict[str, str] = {
-    "ALIAS": "inputs are changed",
+    "ALIAS": "inputs are changed, buffers are shared",
     "ALIGN": "causal alignment when T != S",
     "BATCH": "one element's result depends on its neighbours",
+    "CACHEKEY": "a cache entry is looked up under the wrong key",
+    "CACHEUPD": "a cache is written, sized or read wrongly",
+    "CHUNK": "several new tokens on a warm cache",
+    "COMPILE": "what was built for one call serves another",
+    "CROSS": "lengths and masks of cross-attention",
     "DROPOUT": "dropout outside training",
     "EMPTY": "zero and unit sizes",
     "FILL": "a finite number stands in for minus infinity",
@@ -85,10 +106,12 @@ BUG_CLASSES: dict[str, str] = {
     "MSHAPE": "broadcasting and indexing of the mask",
     "NANIN": "NaN in the inputs",
     "ORDER": "mask and scale applied in the wrong order",
+    "PERF": "work or memory that is not needed",
     "POLARITY": "the mask is read inverted",
     "PREC": "too little precision inside",
     "SCALE": "the factor on q k^T",
     "SOFTMAX": "axis, normaliser or running maximum of the softmax",
+    "STALE": "keys and values of something else are used again",
     "STATE": "something is left behind by earlier calls",
     "STRIDE": "memory layout of the inputs",
     "TAIL": "sizes that do not fill the last tile",
@@ -141,26 +164,34 @@ def mutant(
 ) -> Callable[[K], K]:
     """Register a wrong kernel. features: beyond FEATURES. remembers: its first argument is a memory."""
 
-    def register(kernel: K) -> K:
-        if name in _registry:
-            raise ValueError(f"two mutants are called {name!r}")
-        _registry[name] = Mutant(
-            name=name,
-            attention=Remembering(kernel) if remembers else quiet(kernel),
-            twin=twin,
-            requirement=requirement,
-            bug_class=bug_class,
-            seen_in=seen_in,
-            claims=Claims(dtypes=dtypes, features=FEATURES | set(features)),
-            also_fails=dict(also_fails or {}),
+    def decorate(kernel: K) -> K:
+        register(
+            Mutant(
+                name=name,
+                kind="kernel",
+                target=Remembering(kernel) if remembers else quiet(kernel),
+                twin=twin,
+                requirement=requirement,
+                bug_class=bug_class,
+                seen_in=seen_in,
+                claims=Claims(dtypes=dtypes, features=FEATURES | set(features)),
+                also_fails=dict(also_fails or {}),
+            )
         )
         return kernel
 
-    return register
+    return decorate
 
 
-def mutants() -> dict[str, Mutant]:
-    """All mutants by name."""
+def register(mutant: Mutant) -> None:
+    """Add a mutant to the registry; ValueError if its name is taken."""
+    if mutant.name in _registry:
+        raise ValueError(f"two mutants are called {mutant.name!r}")
+    _registry[mutant.name] = mutant
+
+
+def mutants(kind: Kind | None = None) -> dict[str, Mutant]:
+    """All mutants by name, or those of one kind."""
     for area in AREAS:
         import_module(f"{__name__}.{area}")
-    return dict(_registry)
+    return {name: mutant for name, mutant in _registry.items() if kind in (None, mutant.kind)}
