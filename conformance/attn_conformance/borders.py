@@ -46,6 +46,14 @@ class Border(Protocol):
         """The context in which calls are made: "off", "on" or "inference"."""
         ...
 
+    def overwrite(self, native: Any) -> None:
+        """Put other finite numbers into a native array, as a caller does who reuses it; nothing if it cannot change."""
+        ...
+
+    def work(self, function: Callable[[], Any]) -> int | None:
+        """Call the function; the floating-point operations of its matrix products, None where nobody counts them."""
+        ...
+
     def seed_random(self, seed: int) -> None:
         """Seed the framework's global generators, NumPy's included."""
         ...
@@ -71,8 +79,44 @@ def strided_copy(array: Array) -> tuple[Array, int, tuple[int, ...]]:
     return root.reshape(-1).copy(), start // itemsize, tuple(n // itemsize for n in array.strides)
 
 
+class Counter:
+    """Counts the operations of matrix products on the arrays that it watches."""
+
+    def __init__(self) -> None:
+        self.operations = 0
+
+    def watch(self, array: Array) -> Array:
+        """The same memory, watched."""
+        watched = array.view(Watched)
+        watched.counter = self
+        return watched
+
+
+class Watched(np.ndarray):
+    """An array whose matrix products are counted, as are those of what is computed from it."""
+
+    counter: Counter | None = None
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.counter = getattr(source, "counter", None)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        """Compute as plain arrays do; a product (..., n, k) @ (..., k, m) takes 2 n k m operations."""
+        counter = next((i.counter for i in inputs if isinstance(i, Watched) and i.counter), self.counter)
+        plain = [np.asarray(i).view(np.ndarray) if isinstance(i, Watched) else i for i in inputs]
+        if "out" in options:
+            outs = options["out"]
+            options["out"] = tuple(o.view(np.ndarray) if isinstance(o, Watched) else o for o in outs)
+        result = getattr(ufunc, method)(*plain, **options)
+        if ufunc is np.matmul and counter is not None:
+            counter.operations += 2 * int(np.size(result)) * int(np.shape(plain[0])[-1])
+        return counter.watch(result) if counter and isinstance(result, np.ndarray) else result
+
+
 class NumpyBorder:
     """NumPy itself."""
+
+    counter: Counter | None = None
 
     name = "numpy"
     layouts = ("contiguous", "transposed", "sliced", "inner", "expanded", "reversed")
@@ -84,17 +128,32 @@ class NumpyBorder:
         if not flat.size:
             return array.copy()
         view = np.lib.stride_tricks.as_strided
-        return view(flat[offset:], array.shape, tuple(n * array.itemsize for n in strides))
+        made = view(flat[offset:], array.shape, tuple(n * array.itemsize for n in strides))
+        return made if self.counter is None else self.counter.watch(made)
 
     def asnumpy(self, native: Any) -> Array:
         """A copy of an ndarray."""
         if not isinstance(native, np.ndarray):
             raise TypeError(f"a numpy.ndarray was expected, got {type(native).__name__}")
-        return native.copy()
+        return np.array(native)  # no subclass, such as those that are counted
 
     def grad_mode(self, mode: str) -> AbstractContextManager[Any]:
         """NumPy has no grad modes."""
         return nullcontext()
+
+    def overwrite(self, native: Array) -> None:
+        """Ones in place of everything."""
+        if native.flags.writeable:
+            native[...] = 1
+
+    def work(self, function: Callable[[], Any]) -> int | None:
+        """Counted where matrix products meet an array that was handed over, or one made of it."""
+        self.counter = Counter()
+        try:
+            function()
+            return self.counter.operations
+        finally:
+            self.counter = None
 
     # NumPy's global generator is watched, not used: hence the calls that NPY002 advises against.
 
@@ -153,6 +212,19 @@ class TorchBorder:
         context: AbstractContextManager[Any] = modes[mode]()
         return context
 
+    def overwrite(self, native: Any) -> None:
+        """Ones in place of everything."""
+        with self.torch.inference_mode(native.is_inference()), self.torch.no_grad():
+            native.fill_(1)
+
+    def work(self, function: Callable[[], Any]) -> int | None:
+        """Counted by PyTorch as operators are dispatched, whoever calls them."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            function()
+        return int(counter.get_total_flops())
+
     def seed_random(self, seed: int) -> None:
         """Seed NumPy's and PyTorch's default generators."""
         NumpyBorder().seed_random(seed)
@@ -203,6 +275,14 @@ class JaxBorder:
     def grad_mode(self, mode: str) -> AbstractContextManager[Any]:
         """JAX has no grad modes."""
         return nullcontext()
+
+    def overwrite(self, native: Any) -> None:
+        """JAX's arrays never change."""
+
+    def work(self, function: Callable[[], Any]) -> int | None:
+        """JAX does not count."""
+        function()
+        return None
 
     def seed_random(self, seed: int) -> None:
         """JAX has no global generator; NumPy's is seeded."""

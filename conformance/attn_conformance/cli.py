@@ -117,11 +117,12 @@ def _explain(options: argparse.Namespace, console: Console) -> int:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
+    from attn_conformance.loading import TargetError
     from attn_conformance.report import terminal
     from attn_conformance.report.progress import Progress
     from attn_conformance.results import Report, to_json
     from attn_conformance.runner import run
-    from attn_conformance.targets import Narrowing, TargetError, subject
+    from attn_conformance.targets import Narrowing, subject
     from attn_reference import SPEC_VERSION
     from attn_reference.requirements import load_requirements
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from attn_reference.claims import DTYPES, PLAIN_FEATURES
+from attn_reference.claims import DTYPES, MODULE_FEATURES, PLAIN_FEATURES
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,16 @@ JAX = Convention(
     four_dimensional=True,
 )
 
-CONVENTIONS = {c.name: c for c in (KERNEL, TORCH_SDPA, FLASH_ATTN, JAX)}
+SEED = Convention("seed", {}, features=MODULE_FEATURES)
+"""A class with the interface of the seed that keeps its cache in the mapping it is given."""
+
+WHISPER_HOOKS = Convention("whisper-hooks", {}, features=MODULE_FEATURES)
+"""The same, where forward hooks on key and value manage the mapping."""
+
+ADAPTER = Convention("adapter", {}, features=MODULE_FEATURES)
+"""An object that satisfies the Implementation protocol and spells everything the specification's way."""
+
+CONVENTIONS = {c.name: c for c in (KERNEL, TORCH_SDPA, FLASH_ATTN, JAX, SEED, WHISPER_HOOKS)}
 
 
 def parameters(function: Callable[..., Any]) -> tuple[str, ...] | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attn_conformance.cases import Call
-from attn_conformance.judge import Answer, Failed, compare, moves
+from attn_conformance.judge import Answer, Failed, NotAsked, ask, compare, moves
 from attn_conformance.subject import Raised, Subject
 from attn_reference import Arithmetic, Problem
 
@@ -50,10 +49,9 @@ def reference(
 
 def _looser(subject: Subject, call: Call, got: Array) -> str:
     """Which arithmetic would allow the output that the claimed one does not, and how to claim it."""
+    problem, claimed = subject.lower(call), subject.claims.arithmetic
     for arithmetic in LOOSER:
-        claims = replace(subject.claims, arithmetic=arithmetic)
-        if compare(got, replace(subject, claims=claims).answer(call)).ok:
-            claimed = subject.claims.arithmetic
+        if compare(got, ask(problem, call.dtype, arithmetic)).ok:
             return f"\nwithin the bound of {arithmetic} arithmetic, which --with {arithmetic} claims (now: {claimed})"
     return ""
 
@@ -80,10 +78,19 @@ def rejection(subject: Subject, call: Call, natives: dict[str, Any] | None = Non
     raise Failed(f"accepted the call: numbers of shape {result.out.shape} came back")
 
 
+def rejected(subject: Subject, call: Call, natives: dict[str, Any] | None = None) -> Exception:
+    """The exception with which the subject rejects a call; NotAsked if it accepts, which other requirements judge."""
+    try:
+        return rejection(subject, call, natives)
+    except Failed as failed:
+        raise NotAsked("the calls were not rejected, which other requirements judge") from failed
+
+
 def untouched(subject: Subject, call: Call, natives: dict[str, Any]) -> None:
     """The native arguments still hold the call's values, bit for bit, else Failed."""
+    arguments = subject.arguments(call)
     for name, array in subject.read(natives).items():
-        before = call.arrays()[name].reshape(array.shape)
+        before = arguments[name]
         if before.tobytes() != array.tobytes():
             where = np.argwhere(before != array)
             at = f", first at [{', '.join(map(str, where[0]))}]" if len(where) else ""

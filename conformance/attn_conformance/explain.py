@@ -42,12 +42,13 @@ def show(identifier: str, console: Console) -> int:
     line(f"applies to: {', '.join(requirement.kinds)}" + _conditions(requirement))
     for agreement in requirement.agrees:
         line(f"{agreement.library} {agreement.verdict}: {agreement.note} ({agreement.link})")
-    check = checks().get(requirement.id)
-    if check is None:
+    found = checks().get(requirement.id, ())
+    if not found:
         line("planned: this version has no check for it")
         return 0
-    home = inspect.getsourcefile(check.function) or ""
-    line(f"check: {check.function.__name__} in {home[home.find('attn_conformance') :]}: {check.sentence}")
+    for check in found:
+        home = inspect.getsourcefile(check.function) or ""
+        line(f"check: {check.function.__name__} in {home[home.find('attn_conformance') :]}: {check.sentence}")
     _example(requirement, console)
     return 0
 
@@ -69,7 +70,7 @@ def _example(requirement: Requirement, console: Console) -> None:
 
     for mutant in mutants().values():
         if mutant.requirement == requirement.id:
-            lie = textwrap.dedent(mutant.attention.__doc__ or "").strip().splitlines()[0]
+            lie = textwrap.dedent(mutant.target.__doc__ or "").strip().splitlines()[0]
             console.print(f"\n[bold]An example of a failure[/]: mutant:{mutant.name}: {lie}", highlight=False)
             found, _ = subject(f"mutant:{mutant.name}")
             row = run(found, effort="smoke", only=(requirement.id,)).rows[requirement.id]

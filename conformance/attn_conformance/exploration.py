@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis.errors import Flaky
 
-from attn_conformance.cases import KernelCase
+from attn_conformance.cases import Case, KernelCase
 from attn_conformance.cases.events import occurring
 from attn_conformance.independent import BACKEND
-from attn_conformance.judge import Failed
+from attn_conformance.judge import Failed, NotAsked
 from attn_conformance.registry import Check, Outcome
 from attn_conformance.subject import Subject
 
@@ -29,9 +29,10 @@ class Tally:
     dtypes: Counter[str] = field(default_factory=Counter)
     events: Counter[str] = field(default_factory=Counter)
     seen: Counter[tuple[str, str]] = field(default_factory=Counter)
-    first: tuple[KernelCase, Failed] | None = None
-    last: tuple[KernelCase, Failed] | None = None
+    first: tuple[Case, Failed] | None = None
+    last: tuple[Case, Failed] | None = None
     repeats: bool = True
+    unasked: str | None = None
 
 
 def explore(
@@ -59,24 +60,28 @@ def explore(
         print_blob=False,
     )
     @seed(seed_value)
-    @given(check.cases(subject.scope))
-    def example(case: KernelCase) -> None:
+    @given(check.cases(check.narrowed(subject.scope)))
+    def example(case: Case) -> None:
         searching = tally.first is None
         if searching:
             tally.examples += 1
             tally.dtypes[case.dtype] += 1
             tally.events.update(occurring(case))
-        outcome, failed = _attempt(check, subject, case)
+        try:
+            outcome, failed = _attempt(check, subject, case)
+        except NotAsked as reason:
+            tally.unasked = str(reason)
+            return
         if failed is None:
             if searching:
                 tally.effective += outcome is not False
                 if observe:
                     seen = outcome if isinstance(outcome, str) else AS_REQUIRED
-                    tally.seen[case.fault, seen] += 1
+                    tally.seen[_fault(case), seen] += 1
             return
         tally.failures += 1
         if observe:
-            tally.seen[case.fault, failed.message.partition(":")[0]] += 1
+            tally.seen[_fault(case), failed.message.partition(":")[0]] += 1
             return
         tally.first = tally.first or (case, failed)
         tally.last = (case, failed)
@@ -92,7 +97,11 @@ def explore(
     return tally
 
 
-def _attempt(check: Check, subject: Subject, case: KernelCase) -> tuple[Outcome, Failed | None]:
+def _fault(case: Case) -> str:
+    return case.fault if isinstance(case, KernelCase) else "none"
+
+
+def _attempt(check: Check, subject: Subject, case: Case) -> tuple[Outcome, Failed | None]:
     """The outcome of one example, or its failure without the traceback, which would keep every array alive."""
     try:
         return check.function(subject.open(), case), None

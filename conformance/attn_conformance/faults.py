@@ -3,81 +3,121 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
 from numpy.typing import NDArray
 
-from attn_conformance.cases import Call, KernelCase
-from attn_conformance.strategies import kernel_cases
-from attn_conformance.subject import Scope
-
 Array = NDArray[Any]
+Arrays = dict[str, Array]
+Sizes = tuple[int, int, int, int]
+
+ANYWHERE = ("kernel", "qkv", "self", "cross", "cached")
 
 
-def _mask(call: Call, change: Callable[[int, int, int, int], tuple[int, ...]], dtype: Any = bool) -> Call:
-    (B, H, T), S = call.q.shape[:3], call.k.shape[2]
-    return replace(call, mask=np.ones(change(B, H, T, S), dtype))
+@dataclass(frozen=True)
+class Fault:
+    """A change of a valid call's arrays, (B, H, T, S) being its sizes.
+
+    windows: where it can be put in, names of `scope.WINDOWS`. blamed: the arguments of which the exception should
+    name one. unsafe: kernels that do not check may read out of bounds.
+    """
+
+    change: Callable[[Arrays, Sizes], Arrays]
+    windows: tuple[str, ...] = ANYWHERE
+    blamed: tuple[str, ...] = ("mask",)
+    unsafe: bool = False
 
 
-def _one_more(array: Array, axis: int) -> Array:
-    return np.concatenate([array, array.take([0], axis=axis)], axis=axis)
+def _mask(shape: Callable[[int, int, int, int], tuple[int, ...]], dtype: Any = bool) -> Fault:
+    return Fault(lambda arrays, sizes: {**arrays, "mask": np.ones(shape(*sizes), dtype)})
 
 
-FAULTS: dict[str, Callable[[Call], Call]] = {
-    "mask-integer": lambda c: _mask(c, lambda B, H, T, S: (B, H, T, S), np.int32),
-    "mask-one-key-more": lambda c: _mask(c, lambda B, H, T, S: (B, H, T, S + 1)),
-    "mask-one-key-less": lambda c: _mask(c, lambda B, H, T, S: (B, H, T, S - 1)),
-    "mask-one-query-more": lambda c: _mask(c, lambda B, H, T, S: (B, H, T + 1, S)),
-    "mask-one-query-less": lambda c: _mask(c, lambda B, H, T, S: (B, H, T - 1 if T > 2 else T + 2, S)),
-    "mask-one-batch-more": lambda c: _mask(c, lambda B, H, T, S: (B + 1, H, T, S)),
-    "mask-one-head-more": lambda c: _mask(c, lambda B, H, T, S: (B, H + 1, T, S)),
-    "mask-2d-one-key-more": lambda c: _mask(c, lambda B, H, T, S: (T, S + 1)),
-    "rank-1-mask": lambda c: _mask(c, lambda B, H, T, S: (S,)),
-    "rank-3-mask-by-batch": lambda c: _mask(c, lambda B, H, T, S: (B, T, S)),
-    "rank-3-mask-by-head": lambda c: _mask(c, lambda B, H, T, S: (H, T, S)),
-    "call-q-rank-3": lambda c: replace(c, q=c.q[:, 0]),
-    "call-q-rank-5": lambda c: replace(c, q=c.q[None]),
-    "call-k-rank-3": lambda c: replace(c, k=c.k[:, 0]),
-    "call-v-rank-3": lambda c: replace(c, v=c.v[:, 0]),
-    "call-all-rank-3": lambda c: replace(c, q=c.q[0], k=c.k[0], v=c.v[0]),
-    "call-k-head-size": lambda c: replace(c, k=_one_more(c.k, 3)),
-    "call-q-batch": lambda c: replace(c, q=_one_more(c.q, 0)),
-    "call-k-batch": lambda c: replace(c, k=_one_more(c.k, 0)),
-    "call-v-batch": lambda c: replace(c, v=_one_more(c.v, 0)),
-    "call-k-longer-than-v": lambda c: replace(c, k=_one_more(c.k, 2)),
-    "call-v-longer-than-k": lambda c: replace(c, v=_one_more(c.v, 2)),
+def _changed(
+    *names: str,
+    by: Callable[[Array], Array],
+    windows: tuple[str, ...],
+    blamed: tuple[str, ...] = (),
+    unsafe: bool = False,
+) -> Fault:
+    def change(arrays: Arrays, sizes: Sizes) -> Arrays:
+        return {name: by(array) if name in names else array for name, array in arrays.items()}
+
+    return Fault(change, windows, blamed or names, unsafe)
+
+
+def _more(axis: int) -> Callable[[Array], Array]:
+    return lambda array: np.concatenate([array, array.take([0], axis=axis)], axis=axis)
+
+
+def _twice(array: Array) -> Array:
+    return np.concatenate([array, array], axis=-1)
+
+
+def _first(array: Array) -> Array:
+    return np.asarray(array[0])
+
+
+def _wrapped(array: Array) -> Array:
+    return np.expand_dims(array, 0)
+
+
+KERNEL, QKV, CROSS = ("kernel",), ("qkv",), ("cross",)
+FORWARD = ("self", "cross")
+
+FAULTS: dict[str, Fault] = {
+    "mask-integer": _mask(lambda B, H, T, S: (B, H, T, S), np.int32),
+    "mask-one-key-more": _mask(lambda B, H, T, S: (B, H, T, S + 1)),
+    "mask-one-key-less": _mask(lambda B, H, T, S: (B, H, T, S - 1)),
+    "mask-one-query-more": _mask(lambda B, H, T, S: (B, H, T + 1, S)),
+    "mask-one-query-less": _mask(lambda B, H, T, S: (B, H, T - 1 if T > 2 else T + 2, S)),
+    "mask-one-batch-more": _mask(lambda B, H, T, S: (B + 1, H, T, S)),
+    "mask-one-head-more": _mask(lambda B, H, T, S: (B, H + 1, T, S)),
+    "mask-2d-one-key-more": _mask(lambda B, H, T, S: (T, S + 1)),
+    "rank-1-mask": _mask(lambda B, H, T, S: (S,)),
+    "rank-3-mask-by-batch": _mask(lambda B, H, T, S: (B, T, S)),
+    "rank-3-mask-by-head": _mask(lambda B, H, T, S: (H, T, S)),
+    "call-q-rank-3": _changed("q", by=lambda a: a[:, 0], windows=KERNEL),
+    "call-q-rank-5": _changed("q", by=_wrapped, windows=KERNEL),
+    "call-k-rank-3": _changed("k", by=lambda a: a[:, 0], windows=KERNEL),
+    "call-v-rank-3": _changed("v", by=lambda a: a[:, 0], windows=KERNEL),
+    "call-all-rank-3": _changed("q", "k", "v", by=_first, windows=KERNEL),
+    "call-k-head-size": _changed("k", by=_more(3), windows=KERNEL, blamed=("k", "q")),
+    "call-k-longer-than-v": _changed("k", by=_more(2), windows=KERNEL, blamed=("k", "v"), unsafe=True),
+    "call-v-longer-than-k": _changed("v", by=_more(2), windows=KERNEL, blamed=("k", "v"), unsafe=True),
+    "call-q-batch": _changed("q", by=_more(0), windows=KERNEL + QKV, blamed=("q", "k", "v")),
+    "call-k-batch": _changed("k", by=_more(0), windows=KERNEL + QKV, blamed=("k", "q", "v"), unsafe=True),
+    "call-v-batch": _changed("v", by=_more(0), windows=KERNEL + QKV, blamed=("v", "k", "q"), unsafe=True),
+    "call-q-rank-2": _changed("q", by=_first, windows=QKV),
+    "call-q-rank-4": _changed("q", by=_wrapped, windows=QKV),
+    "call-k-rank-2": _changed("k", by=_first, windows=QKV),
+    "call-v-rank-4": _changed("v", by=_wrapped, windows=QKV),
+    "call-k-width": _changed("k", by=_more(2), windows=QKV, blamed=("k", "q")),
+    "call-all-width": _changed("q", "k", "v", by=_twice, windows=QKV),
+    "call-keys-longer-than-values": _changed("k", by=_more(1), windows=QKV, blamed=("k", "v"), unsafe=True),
+    "call-values-longer-than-keys": _changed("v", by=_more(1), windows=QKV, blamed=("k", "v"), unsafe=True),
+    "call-x-rank-2": _changed("x", by=_first, windows=FORWARD),
+    "call-x-rank-4": _changed("x", by=_wrapped, windows=FORWARD),
+    "call-x-width": _changed("x", by=_more(2), windows=FORWARD),
+    "call-x-batch": _changed("x", by=_more(0), windows=CROSS, blamed=("x", "xa")),
+    "call-xa-rank-2": _changed("xa", by=_first, windows=CROSS),
+    "call-xa-rank-4": _changed("xa", by=_wrapped, windows=CROSS),
+    "call-xa-width": _changed("xa", by=_more(2), windows=CROSS),
+    "call-xa-batch": _changed("xa", by=_more(0), windows=CROSS, blamed=("xa", "x")),
 }
 """By name: what is done to a valid call. The prefix says which requirement draws it."""
 
-UNSAFE = ("call-k-longer-than-v", "call-v-longer-than-k", "call-v-batch", "call-k-batch")
-"""Kernels that do not check may read out of bounds here; only those that claim to validate are asked."""
 
-BLAMED: dict[str, tuple[str, ...]] = {
-    "call-q-rank-3": ("q",),
-    "call-q-rank-5": ("q",),
-    "call-k-rank-3": ("k",),
-    "call-v-rank-3": ("v",),
-    "call-all-rank-3": ("q", "k", "v"),
-    "call-k-head-size": ("k", "q"),
-    "call-q-batch": ("q", "k", "v"),
-    "call-k-batch": ("k", "q", "v"),
-    "call-v-batch": ("v", "k", "q"),
-    "call-k-longer-than-v": ("k", "v"),
-    "call-v-longer-than-k": ("k", "v"),
-}
-"""The arguments of which the exception should name one, with its shape; masks: "mask"."""
+def put(fault: str, arrays: Arrays, sizes: Sizes) -> Arrays:
+    """The arrays of a call with a fault put in; those of "none", and of labels that are no fault, as they are."""
+    return FAULTS[fault].change(arrays, sizes) if fault in FAULTS else arrays
 
 
-def faulty(scope: Scope, prefix: str) -> SearchStrategy[KernelCase]:
-    """Valid small cases, each with a fault of the group named by `prefix`."""
-    names = [n for n in FAULTS if n.startswith(prefix) and (scope.has("validates") or n not in UNSAFE)]
-    return kernel_cases(scope, fault=st.sampled_from(names))
-
-
-def apply(call: Call, fault: str) -> Call:
-    """The call with the fault put in."""
-    return FAULTS[fault](call)
+def named(prefix: str, window: str, *, unsafe: bool) -> list[str]:
+    """Names of the faults of a group that a window has room for; unsafe: also those that need a check."""
+    return [
+        name
+        for name, fault in FAULTS.items()
+        if name.startswith(prefix) and window in fault.windows and (unsafe or not fault.unsafe)
+    ]

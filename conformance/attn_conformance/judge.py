@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attn_reference import Problem, bound, limit, lse_bound, solve, solve_extended
+from attn_conformance.cases.forward import Forward
+from attn_reference import (
+    Problem,
+    bound,
+    forward_bound,
+    limit,
+    lower_forward,
+    lse_bound,
+    solve,
+    solve_extended,
+    solve_forward,
+)
 from attn_reference.claims import Arithmetic
 
 Array = NDArray[Any]
@@ -27,6 +38,10 @@ class Failed(AssertionError):
         super().__init__(message)
         self.message = message
         self.comparison = comparison
+
+
+class NotAsked(Exception):
+    """An example in which the requirement has nothing to say of this subject; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +114,19 @@ def ask(problem: Problem, dtype: str, arithmetic: Arithmetic) -> Answer:
     solution = solve_extended(problem) if dtype == "float64" else solve(problem)
     spread = bound(problem, solution, dtype, arithmetic)
     return Answer(solution.o, solution.o_low, limit(solution.o, spread, dtype), rows)
+
+
+def ask_forward(call: Forward, arithmetic: Arithmetic) -> Answer:
+    """The oracle's answer for a forward call, (B, 1, T, n_state): one head as wide as the module."""
+    src = call.x if call.xa is None else call.xa
+    problem = lower_forward(
+        call.cast, call.x, src, n_head=call.n_head, mask=call.mask, is_causal=call.is_causal
+    )
+    solution = solve_forward(problem, extended=call.dtype == "float64")
+    spread = forward_bound(problem, solution, call.dtype, arithmetic)
+    most = limit(solution.y, spread, call.dtype)
+    rows = np.arange(call.x.shape[1])
+    return Answer(solution.y[:, None], solution.y_low[:, None], most[:, None], rows)
 
 
 def ask_lse(problem: Problem, dtype: str, arithmetic: Arithmetic) -> Answer:

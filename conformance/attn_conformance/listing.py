@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from attn_conformance.targets import TargetError, registered, subject
+from attn_conformance.loading import TargetError, registered
+from attn_conformance.targets import subject
 
 
 def show(console: Console, *, claims: bool = False) -> None:

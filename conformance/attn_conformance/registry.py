@@ -1,68 +1,108 @@
-"""The registry: one check for each requirement, and what a check is."""
+"""The registry: the checks of each requirement, and what a check is."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from hypothesis.strategies import SearchStrategy
 
-from attn_conformance.cases import KernelCase
-from attn_conformance.subject import Scope, Subject
+from attn_conformance.cases import Case
+from attn_conformance.scope import Scope
+from attn_reference.requirements import Kind
 
 Outcome = bool | str
 """What a check returns: whether the example was effective, or (observed requirements) what was seen."""
 
+Function = Callable[[Any, Any], Outcome]
+"""(subject, case) -> outcome; raises Failed."""
+
+F = TypeVar("F", bound=Function)
 
 FLOOR = 0.05
 """Least share of effective examples, unless a check declares another: 1 of 20, 8 of 150. Typical shares are 0.5 to
 1; under a loose arithmetic 0.2. A floor near them would fail correct kernels by the luck of the draw."""
 
+KERNEL: tuple[Kind, ...] = ("kernel",)
+MODULE: tuple[Kind, ...] = ("module",)
+BOTH: tuple[Kind, ...] = ("kernel", "module")
+
+OPEN = ("kernel", "qkv", "self", "cross")
+"""Windows through which any problem without a cache can be put."""
+
+WITHOUT = {"qkv": "qkv", "cross": "cross", "cached": "cache"}
+"""The feature that opens a window."""
+
 
 @dataclass(frozen=True)
 class Check:
-    """A requirement's check.
+    """One check of a requirement; most have a single one, which serves both kinds.
 
     function: runs one example; raises Failed, or returns an Outcome. cases: the domain, as a strategy, for what
-    a subject claims. floor: the least share of examples in which the feature must have mattered.
+    a subject claims. floor: the least share of examples in which the feature must have mattered. kinds: of subject
+    that it serves. windows: those that its cases may be put through. needs: features without which it is left out.
+    at_most: examples, where one is slow and more would show nothing new.
     """
 
     requirement: str
-    function: Callable[[Subject, KernelCase], Outcome]
-    cases: Callable[[Scope], SearchStrategy[KernelCase]]
-    floor: float
+    function: Function
+    cases: Callable[[Scope], SearchStrategy[Any]]
+    floor: float = FLOOR
+    kinds: tuple[Kind, ...] = BOTH
+    windows: tuple[str, ...] = OPEN
+    needs: tuple[str, ...] = ()
+    at_most: int | None = None
 
     @property
     def sentence(self) -> str:
         """First line of the check's docstring."""
         return (self.function.__doc__ or "").strip().splitlines()[0]
 
+    def narrowed(self, scope: Scope) -> Scope:
+        """The scope, with no other windows than the check's own."""
+        return replace(scope, windows=tuple(w for w in scope.windows if w in self.windows))
 
-_CHECKS: dict[str, Check] = {}
+    def lacks(self, scope: Scope) -> tuple[str, ...]:
+        """Features without which the check has nothing to ask: () where it can be asked."""
+        if missing := tuple(feature for feature in self.needs if not scope.has(feature)):
+            return missing
+        if self.narrowed(scope).windows:
+            return ()
+        return tuple(WITHOUT[window] for window in self.windows if window in WITHOUT)
+
+
+_CHECKS: dict[str, list[Check]] = {}
 
 
 def check(
-    requirement: str, *, cases: Callable[[Scope], SearchStrategy[KernelCase]], floor: float = FLOOR
-) -> Callable[[Callable[[Subject, KernelCase], Outcome]], Callable[[Subject, KernelCase], Outcome]]:
-    """Register a function as the check of a requirement."""
+    requirement: str,
+    *,
+    cases: Callable[[Scope], SearchStrategy[Case]],
+    floor: float = FLOOR,
+    kinds: tuple[Kind, ...] = BOTH,
+    windows: tuple[str, ...] = OPEN,
+    needs: tuple[str, ...] = (),
+    at_most: int | None = None,
+) -> Callable[[F], F]:
+    """Register a function as a check of a requirement."""
 
-    def register(
-        function: Callable[[Subject, KernelCase], Outcome],
-    ) -> Callable[[Subject, KernelCase], Outcome]:
-        if requirement in _CHECKS:
-            raise ValueError(f"{requirement} has two checks: {_CHECKS[requirement].function} and {function}")
-        _CHECKS[requirement] = Check(requirement, function, cases, floor)
+    def register(function: F) -> F:
+        _CHECKS.setdefault(requirement, []).append(
+            Check(requirement, function, cases, floor, kinds, windows, needs, at_most)
+        )
         return function
 
     return register
 
 
-def checks() -> dict[str, Check]:
-    """All checks by requirement id."""
+def checks() -> dict[str, tuple[Check, ...]]:
+    """The checks of every requirement that has some, by id."""
     from attn_conformance import checks as package
 
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
-    return dict(_CHECKS)
+    # Those that serve both kinds first: they say what the requirement is about.
+    return {r: tuple(sorted(found, key=lambda c: -len(c.kinds))) for r, found in _CHECKS.items()}

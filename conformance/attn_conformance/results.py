@@ -13,6 +13,7 @@ SCHEMA = 1
 
 PLANNED = "planned: this version has no check for it"
 NOT_ASKED = "not asked for (--only)"
+MISSHAPEN = "not run: the smallest call fails OUT-1"
 STOPPED = "not run: an earlier must failed (--fail-fast)"
 
 

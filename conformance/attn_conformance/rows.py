@@ -17,6 +17,9 @@ from attn_reference.requirements import Requirement
 TRIED = frozenset({"gqa", "scale", "dv"})
 """Claims that a plain function does not make, and whose requirements are tried all the same."""
 
+ABOUT_MASKS = frozenset({"CAUSAL-4", "CAUSAL-5", "CAUSAL-6", "CACHE-6"})
+"""Requirements about masks whose ids do not say so."""
+
 TRIALS = 10
 """Examples in such a trial: enough to tell that something works, not that it conforms."""
 
@@ -33,86 +36,104 @@ def judge(
     row = Row(requirement.id, level, "skipped")
     if requirement.planned:
         return replace(row, message=PLANNED), Counter()
-    check, number = checks()[requirement.id], zlib.crc32(f"{seed} {requirement.id}".encode())
-    missing = unmet(requirement, subject)
+    number = zlib.crc32(f"{seed} {requirement.id}".encode())
+    mine = [check for check in checks()[requirement.id] if subject.kind in check.kinds]
+    missing = unmet(requirement, subject, mine)
     if missing:
-        works = set(missing) <= TRIED and _works(check, subject, missing, number)
+        works = set(missing) <= TRIED and _works(mine[0], subject, missing, number)
         hint = f" (it works where tried; --with {','.join(missing)} asks for it)" if works else ""
         return replace(row, message=f"not claimed: {', '.join(missing)}{hint}"), Counter()
+    tallies: list[tuple[Check, Tally]] = []
     try:
-        tally = explore(check, subject, examples=examples, seed_value=number, observe=level == "observed")
+        for index, check in enumerate(check for check in mine if not check.lacks(subject.scope)):
+            most = examples if check.at_most is None else min(examples, check.at_most)
+            tally = explore(
+                check, subject, examples=most, seed_value=number + index, observe=level == "observed"
+            )
+            tallies.append((check, tally))
+            if tally.first is not None:
+                break
     except Exception as error:
         text = f"the suite itself failed: {type(error).__name__}: {error}"
         return replace(row, status="error", message=text, seconds=time.perf_counter() - started), Counter()
+    events = sum((tally.events for _, tally in tallies), Counter())
+    failed = tallies[-1][1].first is not None  # its own examples tell how soon it was found
     difference = subject.convention.difference(requirement.id)
     row = replace(
         row,
-        examples=tally.examples,
-        effective=tally.effective,
+        examples=tallies[-1][1].examples if failed else sum(tally.examples for _, tally in tallies),
+        effective=sum(tally.effective for _, tally in tallies),
         seconds=time.perf_counter() - started,
         declared=None if difference is None else f"{difference.text} ({difference.link})",
     )
     if level == "observed":
-        return replace(row, status="observed", observation=_observation(tally)), tally.events
-    status, message = _status(tally, check.floor)
-    cells: dict[str, Status] = dict.fromkeys(tally.dtypes, status)
-    if tally.last is not None:
-        case = tally.last[0]
+        return replace(row, status="observed", observation=_observation(tallies)), events
+    unasked = [tally.unasked for _, tally in tallies if tally.unasked]
+    if unasked and not any(tally.effective or tally.failures for _, tally in tallies):
+        return replace(row, message=f"nothing to ask: {unasked[0]}"), events
+    status, message = _status(tallies)
+    cells: dict[str, Status] = dict.fromkeys(sum((tally.dtypes for _, tally in tallies), Counter()), status)
+    if (last := tallies[-1][1].last) is not None:
+        case = last[0]
         cells = {case.dtype: status}  # of the others nobody knows: the search ended there
         row = replace(row, counterexample=case.to_json(), summary=case.describe())
     if requirement.id == "NUM-1" and refused:
         status, message = "failed", "; ".join(f"{d} is claimed, yet {text}" for d, text in refused.items())
         cells |= dict.fromkeys(refused, status)
     listed = tuple(Cell(subject.device, dtype, cell) for dtype, cell in cells.items())
-    return replace(row, status=status, message=message, cells=listed), tally.events
+    return replace(row, status=status, message=message, cells=listed), events
 
 
 def level_for(requirement: Requirement, subject: Subject) -> str:
     """The level that applies to a subject: a claim can turn what is observed into a must, and the reverse."""
-    if requirement.validated and not subject.scope.has("validates"):
+    if requirement.validated and subject.kind == "kernel" and not subject.scope.has("validates"):
         return "observed"
     invariant = subject.claims.features & {"batch-invariance", "run-determinism"}
     return requirement.claimed_level if requirement.claimed_level and invariant else requirement.level
 
 
-def unmet(requirement: Requirement, subject: Subject) -> list[str]:
-    """Features that a requirement rests on and the subject does not claim."""
+def unmet(requirement: Requirement, subject: Subject, mine: list[Check]) -> list[str]:
+    """Features that a requirement, or each of its checks, rests on and the subject does not claim."""
     missing = [feature for feature in requirement.rests_on if not subject.scope.has(feature)]
-    about_masks = requirement.group == "MASK" or requirement.id == "CAUSAL-5"
+    about_masks = requirement.group == "MASK" or requirement.id in ABOUT_MASKS
     if about_masks and not missing and not subject.claims.features & MASK_FEATURES:
         return ["bool-mask or float-mask"]
+    lacking = [check.lacks(subject.scope) for check in mine]
+    if not missing and lacking and all(lacking):
+        return [" or ".join(lacking[0])]
     return missing
 
 
 def _works(check: Check, subject: Subject, features: list[str], number: int) -> bool:
     claims = replace(subject.claims, features=subject.claims.features | set(features))
     try:
-        tally = explore(
-            check, replace(subject, claims=claims), examples=TRIALS, seed_value=number, observe=True
-        )
+        tally = explore(check, subject.claiming(claims), examples=TRIALS, seed_value=number, observe=True)
     except Exception:
         return False  # the convention has no way to say it
     return tally.examples > 0 and tally.failures == 0
 
 
-def _status(tally: Tally, floor: float) -> tuple[Status, str | None]:
-    if tally.first is not None and tally.last is not None:
-        repeats = "" if tally.repeats else " (not repeatable: a second run of the same case did not fail)"
-        return "failed", tally.last[1].message + repeats
-    needed = floor * tally.examples
-    if tally.effective < needed or not tally.examples:
-        return (
-            "error",
-            f"too few effective examples: {tally.effective} of {tally.examples}, {needed:.0f} were needed",
-        )
+def _status(tallies: list[tuple[Check, Tally]]) -> tuple[Status, str | None]:
+    last = tallies[-1][1]
+    if last.last is not None:
+        repeats = "" if last.repeats else " (not repeatable: a second run of the same case did not fail)"
+        return "failed", last.last[1].message + repeats
+    for check, tally in tallies:
+        needed = check.floor * tally.examples
+        if (tally.effective < needed and not tally.unasked) or not tally.examples:
+            return (
+                "error",
+                f"too few effective examples: {tally.effective} of {tally.examples}, {needed:.0f} were needed",
+            )
     return "passed", None
 
 
-def _observation(tally: Tally) -> str:
+def _observation(tallies: list[tuple[Check, Tally]]) -> str:
     """What was seen, the most frequent first, and for which faults."""
     counts: Counter[str] = Counter()
     faults: dict[str, set[str]] = {}
-    for (fault, text), count in tally.seen.items():
+    seen = sum((tally.seen for _, tally in tallies), Counter())
+    for (fault, text), count in seen.items():
         counts[text] += count
         faults.setdefault(text, set()).add(fault)
     parts = []

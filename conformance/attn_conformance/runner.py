@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from attn_conformance.cases.events import applicable
 from attn_conformance.environment import environment
-from attn_conformance.results import NOT_ASKED, STOPPED, Report, Row
+from attn_conformance.results import MISSHAPEN, NOT_ASKED, STOPPED, Report, Row, Status
 from attn_conformance.rows import judge
 from attn_conformance.subject import Subject
 from attn_reference.requirements import Requirement, load_requirements
@@ -34,33 +34,38 @@ def run(
 ) -> Report:
     """Judge a subject by every requirement of its kind (or those in `only`: ids or groups).
 
-    refused: claimed dtypes that it does not take, with what it said; they fail NUM-1 and nothing else.
+    refused: claimed dtypes that it does not take, with what it said; they fail NUM-1 and nothing else. Or "OUT-1",
+    which the smallest call fails already, so that nothing else is asked.
     """
     started = time.perf_counter()
-    table = {name: r for name, r in load_requirements().items() if "kernel" in r.kinds}
+    table = {name: r for name, r in load_requirements().items() if subject.kind in r.kinds}
     wanted = _wanted(table, only)
     rows: dict[str, Row] = {}
     events: Counter[str] = Counter()
     stopped = False
+    refused = refused or {}
     for done, (name, requirement) in enumerate(table.items()):
         if progress is not None:
             progress(name, done, len(table))
         if stopped or name not in wanted:
             rows[name] = Row(name, requirement.level, "skipped", message=STOPPED if stopped else NOT_ASKED)
             continue
+        if "OUT-1" in refused:
+            mine = name == "OUT-1"
+            status: Status = "failed" if mine else "skipped"
+            rows[name] = Row(name, requirement.level, status, message=refused[name] if mine else MISSHAPEN)
+            continue
         with threadpool_limits(limits=1, user_api="blas"):
-            row, occurred = judge(
-                requirement, subject, examples=EFFORTS[effort], seed=seed, refused=refused or {}
-            )
+            row, occurred = judge(requirement, subject, examples=EFFORTS[effort], seed=seed, refused=refused)
         rows[name] = row
         events.update(occurred)
         stopped = fail_fast and row.status == "failed" and row.level == "must"
     if progress is not None:
         progress("", len(table), len(table))
-    possible = applicable(subject.claims, strides=len(subject.border.layouts) > 1)
+    possible = applicable(subject.scope)
     return Report(
         target=subject.target,
-        kind="kernel",
+        kind=subject.kind,
         convention=subject.convention.name,
         framework=subject.border.name,
         claims=subject.claims.to_json(),

@@ -1,31 +1,32 @@
-"""Targets: from what a user types to a function, and from a function to a subject."""
+"""Targets: from a loaded object and what the user says of it to a subject, by a smallest call in each dtype."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any, get_args
 
-from attn_conformance.borders import BORDERS, candidates
-from attn_conformance.cases import Call, KernelCase, build
-from attn_conformance.conventions import CONVENTIONS, Convention, expressible, recognise
+from attn_conformance.borders import BORDERS, Border, candidates
+from attn_conformance.cases import ForwardCase, KernelCase, build, build_forward
+from attn_conformance.conventions import (
+    ADAPTER,
+    CONVENTIONS,
+    SEED,
+    WHISPER_HOOKS,
+    expressible,
+    recognise,
+)
+from attn_conformance.drop_in import DropIn, LacksParameters, looks_like_one, stated_or_plain
+from attn_conformance.implementation import Implementation
 from attn_conformance.judge import Failed
-from attn_conformance.subject import Subject
+from attn_conformance.kernel_subject import KernelSubject
+from attn_conformance.loading import Claiming, TargetError, load
+from attn_conformance.module_subject import ModuleSubject
+from attn_conformance.sessions import DictSession
+from attn_conformance.subject import Raised, Subject
 from attn_reference.claims import DTYPES, FEATURES, Arithmetic, Claims
 
-GROUP = "attn_conformance.implementations"
-"""The entry-point group under which implementations are registered by name."""
-
 ARITHMETICS = get_args(Arithmetic)
-
-
-class TargetError(Exception):
-    """A target that cannot be judged; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -40,142 +41,117 @@ class Narrowing:
     device: str = "cpu"
 
 
-def registered() -> dict[str, EntryPoint]:
-    """Entry points of the group, by name; nothing is imported."""
-    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)}
-
-
-def load(target: str) -> Any:
-    """The object that a target names; TargetError if there is none.
-
-    target: a registered name, `package.module:object`, `path/file.py:object`, or one of the suite's own:
-    `mutant:NAME`, `twin:NAME`, `control:NAME`.
-    """
-    head, _, rest = target.partition(":")
-    if head in ("mutant", "twin", "control") and rest:
-        return _own(head, rest)
-    points = registered()
-    if target in points:
-        where = points[target].value
-        return _object(where, target)
-    if not rest:
-        near = ", ".join(points) or "none"
-        raise TargetError(
-            f"{target!r} is not a registered implementation (registered: {near}); others are named as "
-            "package.module:object or path/to/file.py:object"
-        )
-    return _object(target, target)
-
-
-def _own(kind: str, name: str) -> Any:
-    if kind == "control":
-        from attn_conformance.controls import controls
-
-        known: dict[str, Any] = dict(controls())
-    else:
-        from attn_conformance.mutants import mutants
-
-        known = dict(mutants())
-    if name not in known:
-        raise TargetError(f"there is no {kind} {name!r}; known are: {', '.join(known)}")
-    return _Claiming(known[name].twin if kind == "twin" else known[name].attention, known[name].claims)
-
-
-@dataclass(frozen=True)
-class _Claiming:
-    """A function with the claims that its registration states."""
-
-    function: Callable[..., Any]
-    claims: Claims
-
-
-def _object(where: str, target: str) -> Any:
-    module_name, _, path = where.partition(":")
-    try:
-        module = (
-            _file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
-        )
-    except ModuleNotFoundError as error:
-        missing = error.name or module_name
-        hint = _install_hint(missing)
-        raise TargetError(f"{target}: no module named {missing!r}{hint}") from error
-    except Exception as error:
-        raise TargetError(f"{target}: importing it raised {type(error).__name__}: {error}") from error
-    found: Any = module
-    for part in path.split("."):
-        if not hasattr(found, part):
-            near = ", ".join(n for n in dir(found) if "att" in n.lower() and not n.startswith("_")) or "none"
-            raise TargetError(f"{target}: {module_name} has no {part!r} (names that look alike: {near})")
-        found = getattr(found, part)
-    return found
-
-
-def _install_hint(module: str) -> str:
-    extras = {"torch": "torch", "jax": "jax"}
-    top = module.partition(".")[0]
-    return f"; try: pip install 'attn-conformance[{extras[top]}]'" if top in extras else ""
-
-
-def _file(path: Path) -> Any:
-    if not path.is_file():
-        raise TargetError(f"there is no file {path}")
-    sys.path.insert(0, str(path.parent.resolve()))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise TargetError(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def subject(target: str, narrowing: Narrowing = Narrowing()) -> tuple[Subject, dict[str, str]]:
     """The subject of a target, and the claimed dtypes that it refuses, with what it said.
 
-    A smallest call in each claimed dtype comes first: it decides which framework's arrays the function takes.
-    TargetError if no dtype works with any framework.
+    A smallest call in each claimed dtype comes first: it decides which framework's arrays the target takes.
+    A module that answers it with something of another type or shape is not judged further: that is said under
+    "OUT-1" in the dtypes' place. TargetError if no dtype works with any framework.
     """
     if narrowing.convention is not None and narrowing.convention not in CONVENTIONS:
         raise TargetError(f"unknown convention {narrowing.convention!r}; known are {', '.join(CONVENTIONS)}")
     loaded = load(target)
-    function = loaded.function if isinstance(loaded, _Claiming) else loaded
-    if isinstance(function, type):
+    inner = loaded.function if isinstance(loaded, Claiming) else loaded
+    trials: Iterator[KernelSubject | ModuleSubject]
+    if isinstance(inner, type) and not isinstance(inner, Implementation):
+        trials = _drop_ins(target, inner, loaded, narrowing)
+    elif isinstance(inner, Implementation):
+        trials = _adapted(target, inner() if isinstance(inner, type) else inner, narrowing)
+    elif callable(inner):
+        trials = _kernels(target, inner, loaded, narrowing)
+    else:
         raise TargetError(
-            f"{target} is a class; this version judges functions on split heads: fn(q, k, v, mask, is_causal)"
+            f"{target} is a {type(inner).__name__}; a target is a function on split heads, a class with the interface "
+            "MultiHeadAttention(n_state, n_head, causal), or an object with build and forward"
         )
-    if not callable(function):
-        raise TargetError(
-            f"{target} is a {type(function).__name__}, not a function fn(q, k, v, mask, is_causal)"
-        )
+    refusals: dict[str, str] = {}
+    misshapen: tuple[ModuleSubject, str] | None = None
+    for trial in trials:
+        said = {dtype: _refusal(trial, dtype) for dtype in trial.claims.dtypes}
+        refused = {dtype: text for dtype, text in said.items() if text is not None}
+        if len(refused) < len(said):
+            kept = tuple(dtype for dtype in trial.claims.dtypes if dtype not in refused)
+            return _settled(replace(trial, claims=replace(trial.claims, dtypes=kept))), refused
+        first = next(iter(refused.values()))
+        if isinstance(trial, ModuleSubject) and first.startswith("returned"):
+            misshapen = misshapen or (trial, first)
+        refusals[trial.border.name] = first
+        smallest = _smallest(trial)
+    if misshapen is not None:
+        return misshapen[0], {"OUT-1": misshapen[1]}
+    tried = "; ".join(f"with {name} arrays it {text}" for name, text in refusals.items())
+    raise TargetError(f"{target}: the smallest call, {smallest}, got no answer: {tried}")
+
+
+def _kernels(
+    target: str, function: Callable[..., Any], loaded: Any, narrowing: Narrowing
+) -> Iterator[KernelSubject]:
     try:
         convention = CONVENTIONS[narrowing.convention] if narrowing.convention else recognise(function)
     except ValueError as error:
         raise TargetError(f"{target}: {error}") from error
-    claims = _claims(loaded, function, convention, narrowing)
-    refusals: dict[str, str] = {}
-    for name in candidates(function):
-        trial = Subject(target, function, convention, BORDERS[name](), claims, narrowing.device)
-        said = {dtype: _refusal(trial, dtype) for dtype in claims.dtypes}
-        refused = {dtype: text for dtype, text in said.items() if text is not None}
-        if len(refused) < len(said):
-            kept = tuple(dtype for dtype in claims.dtypes if dtype not in refused)
-            return replace(trial, claims=replace(claims, dtypes=kept)), refused
-        refusals[name] = next(iter(refused.values()))
-    tried = "; ".join(f"with {name} arrays it {text}" for name, text in refusals.items())
-    smallest = _smallest(claims, claims.dtypes[0]).describe()
-    raise TargetError(f"{target}: the smallest call, {smallest}, got no answer: {tried}")
-
-
-def _claims(
-    loaded: Any, function: Callable[..., Any], convention: Convention, narrowing: Narrowing
-) -> Claims:
     stated = getattr(loaded, "claims", None)
-    if isinstance(stated, Claims):
-        claims = stated
-    else:
-        claims = Claims(
-            dtypes=convention.dtypes, devices=("cpu", "cuda"), features=expressible(convention, function)
+    if not isinstance(stated, Claims):
+        features = expressible(convention, function)
+        stated = Claims(dtypes=convention.dtypes, devices=("cpu", "cuda"), features=features)
+    claims = _claims(stated, narrowing)
+    for name in candidates(function):
+        yield KernelSubject(target, function, convention, BORDERS[name](), claims, narrowing.device)
+
+
+def _drop_ins(target: str, cls: type, loaded: Any, narrowing: Narrowing) -> Iterator[ModuleSubject]:
+    if not looks_like_one(cls):
+        raise TargetError(
+            f"{target} is a class without the constructor {cls.__name__}(n_state, n_head, causal=False); others need "
+            "an adapter with build and forward (attn_conformance.implementation says how)"
         )
+    hooks = narrowing.convention == WHISPER_HOOKS.name
+    stated = loaded.claims if isinstance(loaded, Claiming) else stated_or_plain(cls)
+    claims = _claims(stated, narrowing)
+    for name in candidates(cls):
+        border = BORDERS[name]()
+        implementation = DropIn(cls, border, claims, hooks)
+        convention = WHISPER_HOOKS if hooks else SEED
+        yield ModuleSubject(target, implementation, convention, border, claims, narrowing.device)
+
+
+def _adapted(target: str, implementation: Implementation, narrowing: Narrowing) -> Iterator[ModuleSubject]:
+    named = implementation.border
+    border: Border = BORDERS[named]() if isinstance(named, str) else named
+    differences = tuple(getattr(implementation, "differences", ()))
+    convention = replace(ADAPTER, differences=differences)
+    claims = _claims(implementation.claims, narrowing)
+    yield ModuleSubject(target, implementation, convention, border, claims, narrowing.device)
+
+
+def _settled(found: KernelSubject | ModuleSubject) -> Subject:
+    """A subject that answers, with what one more look at a module tells: how it caches, and whether key has a bias."""
+    if not isinstance(found, ModuleSubject):
+        return found
+    call = build_forward(_smallest_forward(found.claims, found.claims.dtypes[0]))
+    handle = found.build(call.params, call.n_head, call.is_causal)
+    parameters: Any = getattr(found.implementation, "parameters", None)
+    if parameters is not None and "key.bias" in parameters(handle):
+        found = replace(found, key_bias=True)
+    implementation = found.implementation
+    if not isinstance(implementation, DropIn) or found.convention is not SEED:
+        return found
+    if found.border.name != "torch" or not found.scope.has("cache"):
+        return found
+    # Nothing in the mapping after a step of self-attention: the class leaves its cache to hooks.
+    session = DictSession(handle)
+    x = found.border.asarray(call.x, found.device)
+    try:
+        with found.border.grad_mode("off"):
+            session.step(x)
+    except Exception:
+        return found  # what it says will be said again, to a requirement
+    if session.cache:
+        return found
+    return replace(found, implementation=replace(implementation, hooks=True), convention=WHISPER_HOOKS)
+
+
+def _claims(stated: Claims, narrowing: Narrowing) -> Claims:
     add = {name for name in narrowing.add if name not in ARITHMETICS}
     for name in (*add, *narrowing.drop):
         if name not in FEATURES:
@@ -185,27 +161,45 @@ def _claims(
     if unknown:
         raise TargetError(f"unknown dtype {unknown[0]!r}; known are {', '.join(DTYPES)}")
     claims = replace(
-        claims,
-        features=(claims.features | add) - set(narrowing.drop),
-        dtypes=narrowing.dtypes or claims.dtypes,
-        head_sizes=narrowing.head_sizes or claims.head_sizes,
+        stated,
+        features=(stated.features | add) - set(narrowing.drop),
+        dtypes=narrowing.dtypes or stated.dtypes,
+        head_sizes=narrowing.head_sizes or stated.head_sizes,
     )
     if narrowing.device not in claims.devices:
         raise TargetError(f"{narrowing.device} is not among the claimed devices {', '.join(claims.devices)}")
     return replace(claims, arithmetic=arithmetic[-1]) if arithmetic else claims  # type: ignore[arg-type]
 
 
-def _smallest(claims: Claims, dtype: str) -> KernelCase:
+def _smallest(trial: Subject) -> str:
+    dtype = trial.claims.dtypes[0]
+    if trial.kind == "module":
+        return _smallest_forward(trial.claims, dtype).describe()
+    return _smallest_kernel(trial.claims, dtype).describe()
+
+
+def _smallest_kernel(claims: Claims, dtype: str) -> KernelCase:
     size = claims.head_sizes[0] if claims.head_sizes else 8
     return KernelCase(2, 2, 2, 3, 3, size, size, dtype=dtype)
 
 
+def _smallest_forward(claims: Claims, dtype: str) -> ForwardCase:
+    return ForwardCase(2, 2, claims.head_sizes[0] if claims.head_sizes else 8, 3, None, dtype)
+
+
 def _refusal(trial: Subject, dtype: str) -> str | None:
     """What the subject says to the smallest call in a dtype, or None if it gives an array."""
-    call: Call = build(_smallest(trial.claims, dtype))
     try:
-        trial.run(call)
+        if isinstance(trial, ModuleSubject):
+            trial.forward(build_forward(_smallest_forward(trial.claims, dtype)))
+        else:
+            trial.run(build(_smallest_kernel(trial.claims, dtype)))
     except Failed as failed:
+        if isinstance(failed, Raised) and isinstance(failed.error, LacksParameters):
+            raise TargetError(
+                f"{trial.target} has the constructor of the interface, but {failed.error}. Weights go in by these "
+                "names; a class that names them otherwise needs an adapter (attn_conformance.implementation says how)"
+            ) from failed
         return failed.message
     except TypeError as error:  # the border has no such array
         return f"could not be called: {error}"

@@ -7,31 +7,60 @@ import pytest
 from hypothesis import given, settings
 
 from attn_conformance.borders import NumpyBorder
-from attn_conformance.cases import KernelCase, Mask, build, layouts, masks, values
-from attn_conformance.cases.events import EVENTS, applicable, occurring
-from attn_conformance.faults import FAULTS, apply
+from attn_conformance.cases import (
+    ForwardCase,
+    KernelCase,
+    Mask,
+    ScriptCase,
+    Step,
+    build,
+    build_forward,
+    case_from_json,
+    layouts,
+    masks,
+    values,
+)
+from attn_conformance.cases.events import EVENTS, SCRIPT_EVENTS, applicable, occurring
 from attn_conformance.registry import checks
-from attn_conformance.subject import Scope
+from attn_conformance.scope import Scope
 from attn_reference import FEATURES, Claims, lower
 
 EVERYTHING = Claims(features=frozenset(FEATURES))
-SCOPE = Scope(EVERYTHING, layouts.LAYOUTS, ("off", "on", "inference"))
+MODES = ("off", "on", "inference")
+SCOPES = {
+    "kernel": Scope(EVERYTHING, layouts.LAYOUTS, MODES),
+    "module": Scope(EVERYTHING, layouts.LAYOUTS, MODES, ("qkv", "self", "cross", "cached")),
+}
+EACH = [
+    pytest.param(check, kind, id=f"{check.requirement}-{check.function.__name__}-{kind}")
+    for found in checks().values()
+    for check in found
+    for kind in check.kinds
+    if not check.lacks(SCOPES[kind])
+]
 
 
-@pytest.mark.parametrize("check", checks().values(), ids=lambda check: check.requirement)
-def test_every_case_survives_json_and_builds_the_same_arrays_twice(check):
+def arrays_of(case):
+    if isinstance(case, KernelCase):
+        return build(case).arrays()
+    if isinstance(case, ForwardCase):
+        call = build_forward(case)
+        return {**call.arrays(), **call.params}
+    return {}
+
+
+@pytest.mark.parametrize(("check", "kind"), EACH)
+def test_every_case_survives_json_and_builds_the_same_arrays_twice(check, kind):
     @settings(max_examples=10)
-    @given(check.cases(SCOPE))
+    @given(check.cases(check.narrowed(SCOPES[kind])))
     def same(case):
-        again = KernelCase.from_json(json.loads(json.dumps(case.to_json())))
+        again = case_from_json(json.loads(json.dumps(case.to_json())))
         assert again == case
         assert case.describe()
-        first, second = build(case), build(again)
-        for name, array in first.arrays().items():
-            assert array.tobytes() == second.arrays()[name].tobytes()
-            assert array.shape == second.arrays()[name].shape
-        if case.fault in FAULTS:
-            apply(first, case.fault)
+        first, second = arrays_of(case), arrays_of(again)
+        for name, array in first.items():
+            assert array.tobytes() == second[name].tobytes()
+            assert array.shape == second[name].shape
 
     same()
 
@@ -39,14 +68,15 @@ def test_every_case_survives_json_and_builds_the_same_arrays_twice(check):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"kind": "module"}, "not a kernel case"),
-        ({}, "not a kernel case"),
+        ({"kind": "model"}, "not a case: kind is 'model', known are kernel, forward, script, sizes"),
+        ({}, "not a case"),
         ({"kind": "kernel", "colour": 1}, "unknown fields"),
+        ({"kind": "script", "colour": 1}, "not a script case"),
     ],
 )
 def test_other_data_are_no_case(data, message):
     with pytest.raises(ValueError, match=message):
-        KernelCase.from_json(data)
+        case_from_json(data)
 
 
 @pytest.mark.parametrize("family", values.FAMILIES)
@@ -188,12 +218,20 @@ def test_poison_stands_where_nobody_looks_and_only_there():
 
 def test_every_event_can_occur_and_names_known_claims():
     known = set(FEATURES) | {"float16", "mask", "strides", "any-head-size"}
-    for event in EVENTS.values():
+    for event in (*EVENTS.values(), *SCRIPT_EVENTS.values()):
         assert set(event.needs) <= known
-    assert applicable(EVERYTHING, strides=True) == set(EVENTS)
-    bare = applicable(Claims(features=frozenset(), head_sizes=(64,)), strides=False)
+    assert applicable(SCOPES["kernel"]) == set(EVENTS)
+    assert applicable(SCOPES["module"]) == set(EVENTS) | set(SCRIPT_EVENTS)
+    bare = applicable(Scope(Claims(features=frozenset(), head_sizes=(64,))))
     assert "padding left" not in bare
     assert "transposed inputs" not in bare
     assert "head size 1" not in bare
     assert "T = S" in bare
     assert "T = S" in occurring(KernelCase(1, 1, 1, 3, 3, 2, 2))
+    steps = (Step(length=1), Step("rejected", fault="mask"), Step(length=15), Step(length=3))
+    assert occurring(ScriptCase(steps=steps)) == {
+        "a cache that grows past 16 keys",
+        "a first chunk of one token",
+        "a later chunk of several tokens",
+        "a rejected call between good ones",
+    }

@@ -13,18 +13,24 @@ from attn_conformance.cases import KernelCase
 from attn_conformance.conventions import KERNEL, TORCH_SDPA, Convention
 from attn_conformance.exploration import explore
 from attn_conformance.judge import Failed
+from attn_conformance.kernel_subject import KernelSubject
 from attn_conformance.registry import Check
 from attn_conformance.results import Report, Row, to_json
 from attn_conformance.runner import run
-from attn_conformance.subject import Subject
 from attn_reference import Claims, attention
+from attn_reference.claims import PLAIN_FEATURES
 from attn_reference.requirements import load_requirements
 
 SCHEMA = json.loads(files("attn_conformance").joinpath("schema/result-1.json").read_text())
 
 
+IN_MATRICES = PLAIN_FEATURES - {"linear-memory"}
+"""What is asked of a function that holds its scores."""
+
+
 def made(function, **claims):
-    return Subject("a target", function, KERNEL, NumpyBorder(), Claims(**claims))
+    claims.setdefault("features", IN_MATRICES)
+    return KernelSubject("a target", function, KERNEL, NumpyBorder(), Claims(**claims))
 
 
 def report_of(function, *only, **options):
@@ -145,7 +151,9 @@ def test_what_works_without_being_claimed_is_said():
 
     wordless = Convention("wordless", {"mask": "mask", "is_causal": "is_causal"})
     report = run(
-        Subject("a target", attention, wordless, NumpyBorder(), Claims()), effort="smoke", only=("KERN-2",)
+        KernelSubject("a target", attention, wordless, NumpyBorder(), Claims()),
+        effort="smoke",
+        only=("KERN-2",),
     )
     assert report.rows["KERN-2"].message == "not claimed: scale"
 
@@ -208,7 +216,7 @@ def test_too_few_effective_examples_make_a_must_incomplete(monkeypatch):
     assert (tally.examples, tally.effective) == (10, 0)
 
     def ineffective():
-        return {"EQ-3": Check("EQ-3", lambda subject, case: False, lambda scope: cases, 0.3)}
+        return {"EQ-3": (Check("EQ-3", lambda subject, case: False, lambda scope: cases, 0.3),)}
 
     monkeypatch.setattr("attn_conformance.rows.checks", ineffective)
     row = report_of(attention, "EQ-3").rows["EQ-3"]
@@ -237,7 +245,7 @@ def test_a_failure_that_does_not_repeat_is_a_failure_and_says_so():
 
 
 def test_a_defect_of_the_suite_is_an_error_and_not_the_targets_failure(monkeypatch):
-    monkeypatch.setattr("attn_conformance.subject.lower", lambda *_: 1 / 0)
+    monkeypatch.setattr("attn_conformance.kernel_subject.lower", lambda *_: 1 / 0)
     row = report_of(attention, "EQ-3").rows["EQ-3"]
     assert row.status == "error"
     assert "the suite itself failed: ZeroDivisionError" in row.message
@@ -294,14 +302,14 @@ def test_documented_differences_take_the_place_of_the_requirement():
         T, S = q.shape[2], k.shape[2]
         return attention(q, k, v, np.tri(T, S, dtype=bool)) if is_causal else attention(q, k, v, mask)
 
-    subject = Subject("a target", top_left, KERNEL, NumpyBorder(), Claims())
+    subject = KernelSubject("a target", top_left, KERNEL, NumpyBorder(), Claims())
     assert run(subject, effort="smoke", only=("CAUSAL-3",)).verdict == "fails"
 
     def documented(q, k, v, attn_mask=None, is_causal=False):
         return top_left(q, k, v, attn_mask, is_causal)
 
     report = run(
-        Subject("a target", documented, TORCH_SDPA, NumpyBorder(), Claims()),
+        KernelSubject("a target", documented, TORCH_SDPA, NumpyBorder(), Claims()),
         effort="smoke",
         only=("CAUSAL-3", "CAUSAL-2"),
     )
@@ -312,7 +320,7 @@ def test_documented_differences_take_the_place_of_the_requirement():
     def undocumented(q, k, v, attn_mask=None, is_causal=False):
         return attention(q, k, v, attn_mask, is_causal)
 
-    subject = Subject("a target", undocumented, TORCH_SDPA, NumpyBorder(), Claims())
+    subject = KernelSubject("a target", undocumented, TORCH_SDPA, NumpyBorder(), Claims())
     assert run(subject, effort="smoke", only=("CAUSAL-3",)).rows["CAUSAL-3"].status == "failed"
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from attn_conformance.conventions import FLASH_ATTN, JAX, KERNEL, TORCH_SDPA, expressible, recognise
-from attn_conformance.targets import Narrowing, TargetError, load, registered, subject
+from attn_conformance.loading import TargetError, load, registered
+from attn_conformance.targets import Narrowing, subject
 from attn_reference import attention as reference
 
 KERNEL_FILE = """
@@ -48,7 +49,7 @@ def kernel_file(tmp_path, monkeypatch):
 
 def test_registered_names_module_paths_and_files_are_targets(kernel_file):
     assert {"attn-flash", "numpy-reference", "torch-sdpa"} <= set(registered())
-    assert load("numpy-reference") is reference
+    assert load("numpy-reference-kernel") is reference
     assert load("attn_reference:attention") is reference
     assert load(f"{kernel_file}:attention").__name__ == "attention"
 
@@ -57,14 +58,14 @@ def test_registered_names_module_paths_and_files_are_targets(kernel_file):
     ("target", "message"),
     [
         ("nonsense", "not a registered implementation .*attn-flash"),
-        ("attn_reference:attentoin", "has no 'attentoin' .names that look alike: attention"),
+        ("attn_reference:attentoin", "has no 'attentoin' .names that look alike: .*attention"),
         ("no_such_package.at_all:f", "no module named 'no_such_package'"),
         ("no/such/file.py:f", "there is no file"),
         ("mutant:nobody", "there is no mutant 'nobody'; known are: inverted-mask"),
         ("twin:nobody", "there is no twin"),
         ("control:nobody", "there is no control"),
-        ("{file}:Module", "is a class"),
-        ("{file}:number", "is a int, not a function"),
+        ("{file}:Module", "is a class without the constructor Module.n_state, n_head, causal=False."),
+        ("{file}:number", "is a int; a target is a function on split heads, a class with the interface"),
         ("{file}:strange", "no convention has the parameters .a, b."),
         ("{file}:takes_torch", "got no answer: with numpy arrays it raised RuntimeError: only on Tuesdays"),
     ],
@@ -147,13 +148,13 @@ def test_a_refused_dtype_is_reported_once_and_left_out(kernel_file):
 
 def test_results_in_another_order_of_axes_are_brought_back():
     from attn_conformance.cases import KernelCase, build
-    from attn_conformance.subject import Subject
+    from attn_conformance.kernel_subject import KernelSubject
 
     def bthd(q, k, v, softmax_scale=None, causal=False):
         out = reference(*(np.ascontiguousarray(x.swapaxes(1, 2)) for x in (q, k, v)), is_causal=causal)
         return out.swapaxes(1, 2)
 
-    plain, _ = subject("numpy-reference")
-    turned = Subject("bthd", bthd, FLASH_ATTN, plain.border, plain.claims)
+    plain, _ = subject("numpy-reference-kernel")
+    turned = KernelSubject("bthd", bthd, FLASH_ATTN, plain.border, plain.claims)
     call = build(KernelCase(2, 3, 3, 4, 6, 8, 8))
     np.testing.assert_array_equal(turned.attention(call), plain.attention(call))

@@ -27,6 +27,28 @@ class Call:
     layout: str = "contiguous"
     laid_out: str = "qkv"
     grad: str = "off"
+    window: str = "kernel"
+    fault: str = "none"
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """(B, H, T, S)."""
+        return self.q.shape[0], self.q.shape[1], self.q.shape[2], self.k.shape[2]
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return int(self.q.shape[1])
+
+    @property
+    def head_size(self) -> int:
+        """D."""
+        return int(self.q.shape[3])
+
+    def lays_out(self, name: str) -> bool:
+        """Whether the layout is that of an argument: x carries the queries, xa the keys and values."""
+        carried = {"x": "q" if self.window == "cross" else "qkv", "xa": "kv"}.get(name, name)
+        return any(part in self.laid_out for part in carried)
 
     @property
     def dtype(self) -> str:
@@ -50,7 +72,7 @@ class Call:
 
 
 def build(case: KernelCase) -> Call:
-    """The call of a case (without the calls before it, and without its fault)."""
+    """The call of a case, without the calls before it; its fault is put in where the arrays are handed over."""
     B, T, S = case.batch, case.queries, case.keys
     shapes = (
         (B, case.heads, T, case.head_size),
@@ -67,7 +89,9 @@ def build(case: KernelCase) -> Call:
     if case.poison != "none" and mask is not None:
         rng = np.random.default_rng((case.seed, 3))
         q, k, v = values.poison(rng, q, k, v, _unseen(mask, case), case.poison)
-    return Call(q, k, v, mask, case.causal, case.scale, case.layout, case.laid_out, case.grad)
+    return Call(
+        q, k, v, mask, case.causal, case.scale, case.layout, case.laid_out, case.grad, case.window, case.fault
+    )
 
 
 def _unseen(mask: Array, case: KernelCase) -> Array:

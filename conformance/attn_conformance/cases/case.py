@@ -27,9 +27,18 @@ class Mask:
     layout: str = "contiguous"
 
 
+THROUGH = {
+    "qkv": "qkv_attention",
+    "self": "forward, self-attention",
+    "cross": "forward, cross-attention",
+    "cached": "forward, the first S - T keys cached",
+}
+"""How a window is called where people read."""
+
+
 @dataclass(frozen=True)
 class KernelCase:
-    """One call of a kernel, with what came before it.
+    """One attention problem, on heads already split, with what came before it.
 
     values: a name of `values.FAMILIES`. seed: of every array. poison: a name of `values.POISONS`, for the
     keys that no query of their batch element and head may see. layout: a name of `layouts.LAYOUTS`, which
@@ -54,6 +63,7 @@ class KernelCase:
     layout: str = "contiguous"
     laid_out: str = "qkv"
     grad: str = "off"
+    window: str = "kernel"
     fault: str = "none"
     before: tuple[KernelCase, ...] = ()
 
@@ -97,6 +107,7 @@ class KernelCase:
             ("poison", self.poison, "none"),
             ("layout", f"{self.layout} {', '.join(self.laid_out)}", f"contiguous {', '.join(self.laid_out)}"),
             ("grad mode", self.grad, "off"),
+            ("through", THROUGH.get(self.window, ""), ""),
             ("fault", self.fault, "none"),
         ):
             if value != plain:

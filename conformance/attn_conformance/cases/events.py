@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
+from attn_conformance.cases import Case
 from attn_conformance.cases.case import KernelCase, Mask
+from attn_conformance.cases.script import ScriptCase
 from attn_conformance.cases.values import LARGEST_LOGIT
-from attn_reference.claims import MASK_FEATURES, Claims
+from attn_conformance.scope import Scope
+from attn_reference.claims import MASK_FEATURES
 
 Predicate = Callable[[KernelCase], bool]
 
@@ -17,10 +21,18 @@ class Event:
     """A situation: how it is recognised in a case, and the claims without which it cannot occur.
 
     needs: features that must all be claimed; "mask" stands for any kind of mask, "strides" for a framework that
-    has them, "any-head-size" for a subject that does not limit them; a dtype stands for itself.
+    has them, "any-head-size" for a subject that does not limit them; a dtype or a window stands for itself.
     """
 
     occurs: Predicate
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScriptEvent:
+    """A situation on caches; all need "cache"."""
+
+    occurs: Callable[[ScriptCase], bool]
     needs: tuple[str, ...] = ()
 
 
@@ -132,18 +144,64 @@ EVENTS: dict[str, Event] = {
 }
 
 
-def occurring(case: KernelCase) -> set[str]:
+def _appended(case: ScriptCase) -> list[int]:
+    """Tokens of each self-attention step on the first cache, in order."""
+    return [step.length for step in case.steps if step.act == "self" and step.cache == 0]
+
+
+def _crosses(length: int) -> Callable[[ScriptCase], bool]:
+    def crosses(case: ScriptCase) -> bool:
+        held = [sum(_appended(case)[:n]) for n in range(1, len(_appended(case)) + 1)]
+        return any(before < length <= after for before, after in pairwise(held))
+
+    return crosses
+
+
+def _acts(case: ScriptCase) -> list[str]:
+    return [step.act for step in case.steps]
+
+
+SCRIPT_EVENTS: dict[str, ScriptEvent] = {
+    **{f"a cache that grows past {length} keys": ScriptEvent(_crosses(length)) for length in (16, 32, 64)},
+    "a first chunk of one token": ScriptEvent(lambda case: _appended(case)[:1] == [1]),
+    "a later chunk of one token": ScriptEvent(lambda case: 1 in _appended(case)[1:]),
+    "a later chunk of several tokens": ScriptEvent(lambda case: max(_appended(case)[1:], default=0) > 1),
+    "two caches in turn on one module": ScriptEvent(
+        lambda case: len({step.cache for step in case.steps if step.act in ("self", "cross")}) > 1
+    ),
+    "two modules on one cache": ScriptEvent(
+        lambda case: len({step.module for step in case.steps if step.cache == 0}) > 1, ("shared-cache",)
+    ),
+    "a rejected call between good ones": ScriptEvent(lambda case: "rejected" in _acts(case)[1:-1]),
+    "a cross entry against xa of other values": ScriptEvent(
+        lambda case: _acts(case).count("cross") > 1, ("cross",)
+    ),
+    "entries reordered by the caller": ScriptEvent(lambda case: "reorder" in _acts(case), ("cache-edits",)),
+    "entries truncated by the caller": ScriptEvent(lambda case: "truncate" in _acts(case), ("cache-edits",)),
+    "a fork of a cache": ScriptEvent(lambda case: "fork" in _acts(case), ("cache-edits",)),
+}
+
+
+def occurring(case: Case) -> set[str]:
     """Names of the events of a case."""
-    return {name for name, event in EVENTS.items() if event.occurs(case)}
+    if isinstance(case, KernelCase):
+        return {name for name, event in EVENTS.items() if event.occurs(case)}
+    if isinstance(case, ScriptCase):
+        return {name for name, event in SCRIPT_EVENTS.items() if event.occurs(case)}
+    return set()
 
 
-def applicable(claims: Claims, *, strides: bool) -> set[str]:
-    """Names of the events that a subject with these claims can meet."""
-    offered = set(claims.features) | set(claims.dtypes)
+def applicable(scope: Scope) -> set[str]:
+    """Names of the events that a subject can meet."""
+    claims = scope.claims
+    offered = {*claims.features, *claims.dtypes, *scope.windows}
     if claims.features & MASK_FEATURES:
         offered.add("mask")
-    if strides:
+    if len(scope.layouts) > 1:
         offered.add("strides")
     if not claims.head_sizes:
         offered.add("any-head-size")
-    return {name for name, event in EVENTS.items() if offered.issuperset(event.needs)}
+    names = {name for name, event in EVENTS.items() if offered.issuperset(event.needs)}
+    if "cache" in offered and "cached" in offered:
+        names |= {name for name, event in SCRIPT_EVENTS.items() if offered.issuperset(event.needs)}
+    return names

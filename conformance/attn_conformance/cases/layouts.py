@@ -10,20 +10,22 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 LAYOUTS = ("contiguous", "transposed", "sliced", "inner", "expanded", "reversed")
-"""transposed: axes 1 and 2 swapped in memory; sliced: a view of a larger array; inner: every other element of
-the last axis; expanded: stride 0 over the batch of k and v; reversed: negative strides along axis 2."""
+"""transposed: heads and length swapped in memory, or batch and length where heads are merged; sliced: a view of a
+larger array; inner: every other element of the last axis; expanded: stride 0 over the batch of k and v; reversed:
+negative strides along the length."""
 
 JUNK = 7.0
 """What lies between the elements of a sliced view: finite and unlike the data."""
 
 
 def arrange(array: Array, layout: str, *, expandable: bool) -> Array:
-    """`array` (4-D, C-contiguous) with equal values and the strides of `layout`.
+    """`array` (3-D or 4-D, C-contiguous) with equal values and the strides of `layout`.
 
     expandable: whether this array takes part in "expanded"; its batch elements are then equal.
     """
     if layout == "transposed":
-        return np.ascontiguousarray(array.swapaxes(1, 2)).swapaxes(1, 2)
+        first, second = (1, 2) if array.ndim == 4 else (0, 1)
+        return np.ascontiguousarray(array.swapaxes(first, second)).swapaxes(first, second)
     if layout == "sliced":
         outer = np.full([n + 2 for n in array.shape], JUNK, array.dtype)
         view = outer[tuple(slice(1, 1 + n) for n in array.shape)]
@@ -37,7 +39,7 @@ def arrange(array: Array, layout: str, *, expandable: bool) -> Array:
     if layout == "expanded" and expandable:
         return np.broadcast_to(array[:1].copy(), array.shape) if array.shape[0] else array
     if layout == "reversed":
-        return np.ascontiguousarray(array[:, :, ::-1])[:, :, ::-1]
+        return np.ascontiguousarray(array[..., ::-1, :])[..., ::-1, :]
     return array
 
 

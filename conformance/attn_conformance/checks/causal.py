@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from attn_conformance import expect
 from attn_conformance.cases import Call, KernelCase, build
 from attn_conformance.judge import Failed, ask, compare, moves
-from attn_conformance.registry import check
+from attn_conformance.registry import MODULE, check
+from attn_conformance.scope import Scope
 from attn_conformance.strategies import CAUSAL, kernel_cases, kinds, masks, sizes
-from attn_conformance.subject import Raised, Scope, Subject
+from attn_conformance.subject import Raised, Subject
 from attn_reference import lower
 
 
@@ -45,7 +46,11 @@ def causal_equals_the_triangle(subject: Subject, case: KernelCase) -> bool:
     return expect.reference(subject, call, without=uncaused(call))
 
 
-@check("CAUSAL-3", cases=lambda scope: kernel_cases(scope, more_keys=True, causal=CAUSAL))
+@check(
+    "CAUSAL-3",
+    cases=lambda scope: kernel_cases(scope, more_keys=True, causal=CAUSAL),
+    windows=("kernel", "qkv", "cached"),
+)
 def the_triangle_is_anchored_bottom_right(subject: Subject, case: KernelCase) -> bool:
     """With T < S, key j is visible to query i iff j <= i + (S - T)."""
     call = build(case)
@@ -56,10 +61,11 @@ def _masked_and_causal(scope: Scope) -> st.SearchStrategy[KernelCase]:
     mask = masks(
         dtypes=kinds(scope), structures=("all", "random", "triangle"), axes=st.sampled_from(("bhts", "ts"))
     )
-    return kernel_cases(scope, square=True, causal=CAUSAL, mask=mask)
+    return kernel_cases(scope, queries=st.integers(1, 12), square=True, causal=CAUSAL, mask=mask)
 
 
-@check("CAUSAL-5", cases=_masked_and_causal, floor=1)
+@check("CAUSAL-4", cases=_masked_and_causal, floor=1, kinds=MODULE, windows=("self",))
+@check("CAUSAL-5", cases=_masked_and_causal, floor=1, windows=("kernel", "qkv"))
 def mask_and_causal_raise(subject: Subject, case: KernelCase) -> bool:
     """A mask together with is_causal raises ValueError, for every kind of mask."""
     error = expect.rejection(subject, build(case))
@@ -71,6 +77,7 @@ def mask_and_causal_raise(subject: Subject, case: KernelCase) -> bool:
 @check(
     "CAUSAL-7",
     cases=lambda scope: kernel_cases(scope, queries=st.integers(3, 12), keys=sizes.one(2), causal=CAUSAL),
+    windows=("kernel", "qkv"),
 )
 def causal_with_more_queries_than_keys(subject: Subject, case: KernelCase) -> str:
     """What is_causal does when T > S."""
@@ -87,7 +94,7 @@ def causal_with_more_queries_than_keys(subject: Subject, case: KernelCase) -> st
         "not causal": uncaused(call),
     }
     for name, reading in readings.items():
-        problem = lower(reading.q, reading.k, reading.v, reading.mask, reading.is_causal, reading.scale)
+        problem = lower(reading.q, reading.k, reading.v, reading.mask, reading.is_causal)
         if compare(out, ask(problem, case.dtype, subject.claims.arithmetic)).ok:
             return f"T > S: {name}"
     return "T > S: NaN" if np.isnan(out.astype(np.float64)).any() else "T > S: none of the known readings"

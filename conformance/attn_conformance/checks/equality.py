@@ -11,8 +11,9 @@ from hypothesis.strategies import SearchStrategy
 from attn_conformance import expect
 from attn_conformance.cases import KernelCase, build
 from attn_conformance.registry import check
-from attn_conformance.strategies import kernel_cases, sizes
-from attn_conformance.subject import Scope, Subject
+from attn_conformance.scope import Scope
+from attn_conformance.strategies import ORDINARY, kernel_cases, sizes
+from attn_conformance.subject import Subject
 from attn_reference import Problem
 
 
@@ -25,11 +26,12 @@ def _small_and_single(scope: Scope) -> SearchStrategy[KernelCase]:
     # One batch element, one query, one key: axes of length 1 must survive.
     small = st.integers(1, 4)
     return st.one_of(
-        kernel_cases(scope), kernel_cases(scope, batch=small, heads=sizes.one(1), queries=small, keys=small)
+        kernel_cases(scope, families=(*ORDINARY, "zero-keys")),
+        kernel_cases(scope, batch=small, heads=sizes.one(1), queries=small, keys=small),
     )
 
 
-@check("EQ-3", cases=_small_and_single)
+@check("EQ-3", cases=_small_and_single, windows=("kernel", "qkv"))
 def queries_and_keys_of_any_length(subject: Subject, case: KernelCase) -> bool:
     """The output equals softmax(q k^T / sqrt(D)) v, T and S independent."""
     return expect.reference(subject, build(case), without=even_weights)

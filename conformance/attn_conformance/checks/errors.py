@@ -9,17 +9,18 @@ from hypothesis.strategies import SearchStrategy
 
 from attn_conformance import expect
 from attn_conformance.cases import KernelCase, build
-from attn_conformance.faults import BLAMED, apply, faulty
+from attn_conformance.faults import FAULTS
 from attn_conformance.judge import Failed
 from attn_conformance.registry import check
-from attn_conformance.strategies import kinds
-from attn_conformance.subject import Scope, Subject
+from attn_conformance.scope import Scope
+from attn_conformance.strategies import faulty, kinds
+from attn_conformance.subject import Subject
 
 
 @check("ERR-1", cases=lambda scope: faulty(scope, "call-"), floor=1)
 def malformed_calls_raise(subject: Subject, case: KernelCase) -> bool:
     """Wrong ranks, sizes, batches and lengths raise; no numbers come back."""
-    expect.rejection(subject, apply(build(case), case.fault))
+    expect.rejection(subject, build(case))
     return True
 
 
@@ -35,22 +36,21 @@ def _names(text: str, argument: str) -> bool:
 @check("ERR-2", cases=_any_fault, floor=1)
 def exceptions_name_the_argument(subject: Subject, case: KernelCase) -> bool:
     """The exception is a ValueError that names the argument and its actual shape."""
-    call = apply(build(case), case.fault)
-    error = expect.rejection(subject, call)
+    call = build(case)
+    error = expect.rejected(subject, call)
     if not isinstance(error, ValueError):
         raise Failed(f"raised {type(error).__name__} where ValueError was expected: {error}")
     text = str(error)
     named = [
-        name
-        for name in BLAMED.get(case.fault, ("mask",))
-        if _names(text, subject.convention.names.get(name, name))
+        name for name in FAULTS[case.fault].blamed if _names(text, subject.convention.names.get(name, name))
     ]
     if not named:
         raise Failed(f"the message names none of the arguments concerned: {text}")
     # An integer mask has the right shape: its dtype is what is wrong.
+    arguments = subject.arguments(call)
     shown = set(re.findall(r"\d+", text))
     if case.fault != "mask-integer" and not any(
-        {str(n) for n in call.arrays()[name].shape} <= shown for name in named
+        {str(n) for n in arguments[name].shape} <= shown for name in named
     ):
         raise Failed(f"the message does not give the actual shape of {' or '.join(named)}: {text}")
     return True
@@ -59,8 +59,8 @@ def exceptions_name_the_argument(subject: Subject, case: KernelCase) -> bool:
 @check("ERR-3", cases=_any_fault, floor=1)
 def rejected_calls_leave_no_trace(subject: Subject, case: KernelCase) -> bool:
     """A rejected call leaves its inputs as they were."""
-    call = apply(build(case), case.fault)
+    call = build(case)
     natives = subject.natives(call)
-    expect.rejection(subject, call, natives)
+    expect.rejected(subject, call, natives)
     expect.untouched(subject, call, natives)
     return True

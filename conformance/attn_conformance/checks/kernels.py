@@ -12,9 +12,10 @@ from attn_conformance import expect
 from attn_conformance.cases import KernelCase, build
 from attn_conformance.checks.equality import even_weights
 from attn_conformance.judge import Failed, ask_lse, compare
-from attn_conformance.registry import check
+from attn_conformance.registry import KERNEL, check
+from attn_conformance.scope import Scope
 from attn_conformance.strategies import CAUSAL, kernel_cases, kinds, masks
-from attn_conformance.subject import Scope, Subject
+from attn_conformance.subject import Subject
 from attn_reference import Problem
 
 
@@ -39,7 +40,7 @@ def _tiled(problem: Problem) -> Problem:
     return replace(problem, k=problem.k[:, heads], v=problem.v[:, heads])
 
 
-@check("KERN-1", cases=_grouped)
+@check("KERN-1", cases=_grouped, kinds=KERNEL)
 def consecutive_query_heads_share_a_key_head(subject: Subject, case: KernelCase) -> bool:
     """With H = g * Hkv heads, query heads g*n to g*n + g - 1 read key head n; g = H included."""
     return expect.reference(subject, build(case), without=even_weights if case.kv_heads == 1 else _tiled)
@@ -50,7 +51,7 @@ def _scaled(scope: Scope) -> SearchStrategy[KernelCase]:
     return st.tuples(_variants(scope), scales).map(lambda t: replace(t[0], scale=t[1]))
 
 
-@check("KERN-2", cases=_scaled)
+@check("KERN-2", cases=_scaled, kinds=KERNEL)
 def an_explicit_scale_replaces_the_default(subject: Subject, case: KernelCase) -> bool:
     """With `scale` given, scores are scale * q k^T."""
     call = build(case)
@@ -62,7 +63,7 @@ def _other_value_size(scope: Scope) -> SearchStrategy[KernelCase]:
     return st.tuples(_variants(scope), sizes).map(lambda t: replace(t[0], value_size=t[1]))
 
 
-@check("KERN-3", cases=_other_value_size)
+@check("KERN-3", cases=_other_value_size, kinds=KERNEL)
 def values_may_have_another_head_size(subject: Subject, case: KernelCase) -> bool:
     """V may be (B, Hkv, S, Dv) with Dv != D; the output is (B, H, T, Dv)."""
     return expect.reference(subject, build(case), without=even_weights)
@@ -75,7 +76,7 @@ def _with_lse(scope: Scope) -> SearchStrategy[KernelCase]:
     return st.one_of(_variants(scope), kernel_cases(scope, mask=empty))
 
 
-@check("KERN-4", cases=_with_lse)
+@check("KERN-4", cases=_with_lse, kinds=KERNEL)
 def the_log_sum_exp_is_returned(subject: Subject, case: KernelCase) -> bool:
     """The second result is the natural log-sum-exp of each row's scores, -inf for rows without a key."""
     call = build(case)

@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from attn_conformance.registry import checks
-from attn_conformance.results import NOT_ASKED, STOPPED, Report, Row
+from attn_conformance.results import MISSHAPEN, NOT_ASKED, STOPPED, Report, Row
 from attn_reference.requirements import Requirement
 
 STYLES = {
@@ -45,7 +45,7 @@ def show(report: Report, table: dict[str, Requirement], console: Console, *, qui
 def _table(report: Report) -> Table:
     known = checks()
     grid = Table(
-        title=f"{escape(report.target)}: kernel, convention {report.convention}, {report.framework} arrays",
+        title=f"{escape(report.target)}: {report.kind}, convention {report.convention}, {report.framework} arrays",
         title_justify="left",
         title_style="bold",
         expand=True,  # else the sentences squeeze the other columns
@@ -59,7 +59,7 @@ def _table(report: Report) -> Table:
     grid.add_column("effective", justify="right", no_wrap=True, min_width=9)
     grid.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
     for name, row in report.rows.items():
-        if row.planned or row.message in (NOT_ASKED, STOPPED):
+        if row.planned or row.message in (NOT_ASKED, STOPPED, MISSHAPEN):
             continue
         ran = row.examples > 0
         status = f"{row.status}*" if row.declared else row.status
@@ -69,7 +69,7 @@ def _table(report: Report) -> Table:
             f"[{STYLES[row.status]}]{status}[/]",
             str(row.examples) if ran else "",
             str(row.effective) if row.status == "passed" else "",
-            escape(row.message or "") if row.status == "skipped" else escape(known[name].sentence),
+            escape(row.message or "") if row.status == "skipped" else escape(known[name][0].sentence),
         )
     return grid
 

@@ -1,7 +1,9 @@
 """Strategies: what each check may draw. Plain functions, keyword-only, the simplest value first."""
 
 from attn_conformance.strategies.kernels import CAUSAL, NO_MASK, NOT_CAUSAL, ORDINARY, kernel_cases
-from attn_conformance.strategies.masks import BROADCASTS, FULL, KEYWISE, PARTIAL, kinds, masks
+from attn_conformance.strategies.masks import BROADCASTS, FULL, KEYWISE, PARTIAL, floating_kinds, kinds, masks
+from attn_conformance.strategies.modules import constructor_arguments, faulty, forward_cases
+from attn_conformance.strategies.scripts import appended, chunks, crossed, decoded, scripts
 
 __all__ = [
     "BROADCASTS",
@@ -12,7 +14,16 @@ __all__ = [
     "NO_MASK",
     "ORDINARY",
     "PARTIAL",
+    "appended",
+    "chunks",
+    "constructor_arguments",
+    "crossed",
+    "decoded",
+    "faulty",
+    "floating_kinds",
+    "forward_cases",
     "kernel_cases",
     "kinds",
     "masks",
+    "scripts",
 ]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from attn_conformance.cases import Mask
-from attn_conformance.subject import Scope
+from attn_conformance.scope import Scope
 
 PARTIAL = (
     "padding-right",
@@ -37,8 +37,18 @@ BROADCASTS = ("ts", *("".join(letters) for letters in product("1b", "1h", "1t", 
 
 
 def kinds(scope: Scope) -> tuple[str, ...]:
-    """Dtypes of masks that a subject claims: "bool", "q", "float32"."""
-    claimed = (("bool-mask", "bool"), ("float-mask", "q"), ("float32-mask", "float32"))
+    """Dtypes of masks that a subject claims, "bool" and "q", of which any shows what a mask does.
+
+    "float32", which may differ from q's dtype, belongs to MASK-2, and to those who claim no other floating masks.
+    """
+    floating = "q" if scope.has("float-mask") else "float32"
+    claimed = (("bool-mask", "bool"), (f"float{'32' if floating == 'float32' else ''}-mask", floating))
+    return tuple(kind for feature, kind in claimed if scope.has(feature))
+
+
+def floating_kinds(scope: Scope) -> tuple[str, ...]:
+    """Dtypes of floating masks that a subject claims: "q", "float32"."""
+    claimed = (("float-mask", "q"), ("float32-mask", "float32"))
     return tuple(kind for feature, kind in claimed if scope.has(feature))
 
 

@@ -1,0 +1,44 @@
+"""Peak memory of a call: of the process, from Linux, or of a CUDA device, from PyTorch's allocator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+STATUS = Path("/proc/self/status")
+RESET = Path("/proc/self/clear_refs")
+
+
+def peak_of(function: Callable[[], Any]) -> int | None:
+    """Bytes by which the process grew at most during a call; None where Linux does not tell.
+
+    Small buffers may come from memory that the process holds already; those of tens of MiB, which are asked about,
+    are mapped afresh by every allocator in use.
+    """
+    try:
+        RESET.write_text("5")  # the peak begins anew at what is held now
+        before = _held("VmRSS")
+    except OSError:
+        return None
+    function()
+    return max(0, _held("VmHWM") - before)
+
+
+def _held(name: str) -> int:
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{STATUS} has no {name}")
+
+
+def cuda_peak_of(function: Callable[[], Any]) -> int:
+    """Bytes that PyTorch's allocator handed out at most during a call, beyond those before it."""
+    import torch
+
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    torch.cuda.synchronize()
+    return int(torch.cuda.max_memory_allocated() - before)

@@ -1,0 +1,218 @@
+"""A module under judgement: attention problems through its windows, forward calls, sessions on its caches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from attn_conformance.borders import Border
+from attn_conformance.cases import Call, Carrier, Forward, merge, split
+from attn_conformance.cases.values import STORAGE
+from attn_conformance.conventions import Convention
+from attn_conformance.faults import put
+from attn_conformance.implementation import Implementation, Session
+from attn_conformance.judge import Answer, Failed, ask_forward
+from attn_conformance.scope import Scope
+from attn_conformance.subject import Array, Result, Subject, blaming
+from attn_reference import Claims, Problem, lower
+
+
+@dataclass(frozen=True)
+class ModuleSubject(Subject):
+    """An Implementation, and the modules that the example at hand has built with it.
+
+    key_bias: whether its modules have a key.bias, which the interface of the seed lacks.
+    """
+
+    kind: ClassVar[Literal["kernel", "module"]] = "module"
+
+    target: str
+    implementation: Implementation
+    convention: Convention
+    border: Border
+    claims: Claims
+    device: str = "cpu"
+    key_bias: bool = False
+    handles: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def open(self) -> ModuleSubject:
+        """The same implementation, with no module built yet."""
+        fresh = getattr(self.implementation, "fresh", None)
+        implementation = fresh() if callable(fresh) else self.implementation
+        return replace(self, implementation=implementation, handles={})
+
+    def claiming(self, claims: Claims) -> ModuleSubject:
+        """The same implementation under other claims."""
+        return replace(self, claims=claims)
+
+    @property
+    def scope(self) -> Scope:
+        """What may be drawn for this subject."""
+        offered = {"qkv": "qkv", "cross": "cross", "cached": "cache"}
+        windows = ("qkv", "self", "cross", "cached")
+        return Scope(
+            self.claims,
+            self.border.layouts,
+            self.border.grad_modes,
+            tuple(w for w in windows if w not in offered or offered[w] in self.claims.features),
+        )
+
+    # --- attention problems, seen through a window
+
+    def carrier(self, call: Call) -> Carrier:
+        """The weights that carry a call's q, k and v through forward."""
+        heads, used = call.heads, call.head_size
+        parts = 2 if call.window == "cross" else 3
+        width = min((n for n in self.claims.head_sizes if n >= parts * used), default=parts * used)
+        return Carrier(heads, used, width, parts)
+
+    def lower(self, call: Call) -> Problem:
+        """The problem that a call poses: that of its q, k and v, or of what the carrier makes of them."""
+        if call.window == "qkv":
+            return lower(call.q, call.k, call.v, call.mask, call.is_causal)
+        q, k, v = _spread(call)
+        return lower(q, k, v, call.mask, call.is_causal, 1 / math.sqrt(self.carrier(call).width))
+
+    def arguments(self, call: Call) -> dict[str, Array]:
+        """q, k and v with merged heads, or x and xa that carry them, and the mask."""
+        if call.window == "qkv":
+            named = {"q": merge(call.q), "k": merge(call.k), "v": merge(call.v)}
+        elif call.window == "cross":
+            carrier = self.carrier(call)
+            named = {"x": carrier.pack(call.q), "xa": carrier.pack(call.k, call.v)}
+        else:
+            new = slice(call.k.shape[2] - call.q.shape[2], None)
+            named = {"x": self.carrier(call).pack(call.q, call.k[:, :, new], call.v[:, :, new])}
+        if call.mask is not None:
+            named["mask"] = call.mask
+        return put(call.fault, named, call.sizes)
+
+    def run(self, call: Call, natives: dict[str, Any] | None = None) -> Result:
+        """One call of qkv_attention or forward, or two steps on a fresh cache."""
+        natives = self.natives(call) if natives is None else natives
+        mask = natives.get("mask")
+        handle = self._handle_for(call)
+        with blaming(), self.border.grad_mode(call.grad):
+            if call.window == "qkv":
+                returned = self._attention(handle, natives["q"], natives["k"], natives["v"], mask)
+            elif call.window == "cached":
+                session = self.session(handle)
+                if past := self._past(call):
+                    session.step(past["x"])
+                returned = session.step(natives["x"], None, mask)
+            else:
+                returned = self.implementation.forward(handle, natives["x"], natives.get("xa"), mask)
+        y = self.received(returned)
+        size = call.heads * call.head_size if call.window == "qkv" else self.carrier(call).n_state
+        expected = (*(call.q.shape[i] for i in (0, 2)), size)
+        if call.fault == "none" and y.shape != expected:
+            raise Failed(f"returned shape {y.shape}, expected (B, T, n_state) = {expected}")
+        if y.shape == expected:
+            y = split(y, call.heads) if call.window == "qkv" else self.carrier(call).heads_of(y)
+        return Result(y, None, str(getattr(returned, "device", "cpu")))
+
+    def prepare(self, call: Call) -> None:
+        """Build the module that serves a call."""
+        self._handle_for(call)
+
+    def _attention(self, handle: Any, *arguments: Any) -> Any:
+        attention: Any = getattr(self.implementation, "attention")  # noqa: B009  # optional in the protocol
+        return attention(handle, *arguments)
+
+    def _past(self, call: Call) -> dict[str, Any]:
+        """The native tokens of the step that fills the cache before a call, {} if there are none."""
+        old = slice(0, call.k.shape[2] - call.q.shape[2])
+        k, v = call.k[:, :, old], call.v[:, :, old]
+        if not k.shape[2]:
+            return {}
+        return {"x": self.border.asarray(self.carrier(call).pack(k, k, v), self.device)}
+
+    def _handle_for(self, call: Call) -> Any:
+        """The module that serves a call; calls of one example that differ in length or mask share it."""
+        kind: Any = (call.heads, call.head_size) if call.window == "qkv" else self.carrier(call)
+        key = (kind, call.is_causal, "" if "casts-weights" in self.claims.features else call.dtype)
+        if key not in self.handles:
+            if call.window == "qkv":
+                size = call.heads * call.head_size
+                params = {
+                    name: np.broadcast_to(array, (size,) * array.ndim) for name, array in _zeros(call.dtype)
+                }
+            else:
+                params = self.carrier(call).params(call.dtype)
+            self.handles[key] = self.build(params, call.heads, call.is_causal)
+        return self.handles[key]
+
+    # --- forward calls and sessions
+
+    def build(
+        self, params: dict[str, Array], n_head: int, causal: bool, *, n_state: int | None = None
+    ) -> Any:
+        """A module with these parameters; Raised if the implementation refuses.
+
+        n_state: where it is not the size of the parameters, since no parameters have it.
+        """
+        size = params["query.bias"].shape[0] if n_state is None else n_state
+        natives = self.native_params(params)
+        with blaming():
+            return self.implementation.build(size, n_head, causal, natives)
+
+    def native_params(self, params: dict[str, Array]) -> dict[str, Any]:
+        """Parameters as the framework's own arrays, with a key.bias (zero, unless given) where modules have one."""
+        named = {name: array for name, array in params.items() if self.key_bias or name != "key.bias"}
+        if self.key_bias:
+            named.setdefault("key.bias", np.zeros_like(params["query.bias"]))
+        return {name: self.border.asarray(array, self.device) for name, array in named.items()}
+
+    def forward(self, call: Forward, handle: Any = None) -> Array:
+        """The result of forward without a cache, (B, T, n_state), by a module built for the call or a given one."""
+        handle = self.build(call.params, call.n_head, call.is_causal) if handle is None else handle
+        natives = {name: self.border.asarray(array, self.device) for name, array in call.arrays().items()}
+        with blaming(), self.border.grad_mode("off"):
+            returned = self.implementation.forward(
+                handle, natives["x"], natives.get("xa"), natives.get("mask")
+            )
+        y = self.received(returned)
+        if y.shape != call.x.shape:
+            raise Failed(f"returned shape {y.shape}, expected (B, T, n_state) = {call.x.shape}")
+        return y
+
+    def answer_forward(self, call: Forward) -> Answer:
+        """What the oracle allows for a forward call, (B, 1, T, n_state)."""
+        params = {name: array for name, array in call.cast.items() if self.key_bias or name != "key.bias"}
+        return ask_forward(replace(call, params=params), self.claims.arithmetic)
+
+    def session(self, handle: Any, cache: Any = None) -> Session:
+        """A session of a module on an empty cache, or on one that another session has."""
+        open_: Any = getattr(self.implementation, "open")  # noqa: B009  # optional in the protocol
+        session: Session = open_(handle) if cache is None else open_(handle, cache)
+        return session
+
+
+def _zeros(dtype: str) -> list[tuple[str, Array]]:
+    matrix, vector = np.zeros((1, 1), STORAGE[dtype]), np.zeros(1, STORAGE[dtype])
+    weights = [(f"{name}.weight", matrix) for name in ("query", "key", "value", "out")]
+    return weights + [(f"{name}.bias", vector) for name in ("query", "value", "out")]
+
+
+def _spread(call: Call) -> tuple[Array, Array, Array]:
+    """q, k and v as a carrier gives them: a NaN or infinity in a token reaches all that is projected from it."""
+    q, k, v = call.q, call.k, call.v
+    bad_q, bad_kv = _tainted(q), _tainted(k) | _tainted(v)
+    if not (bad_q.any() or bad_kv.any()):
+        return q, k, v
+    if call.window != "cross":  # the new tokens carry q, k and v together; with T = S all are new
+        past = k.shape[2] - q.shape[2]
+        bad_q = bad_kv[:, past:] = bad_q | bad_kv[:, past:]
+
+    def filled(array: Array, bad: Array) -> Array:
+        return np.where(bad[:, None, :, None], np.array(np.nan, array.dtype), array)
+
+    return filled(q, bad_q), filled(k, bad_kv), filled(v, bad_kv)
+
+
+def _tainted(array: Array) -> Array:
+    """(B, L): tokens with a number that is not finite."""
+    return np.asarray(~np.isfinite(array.astype(np.float64)).all(axis=(1, 3)))
