@@ -74,6 +74,7 @@ FAULTS: dict[str, Fault] = {
     "mask-one-query-less": _mask(lambda B, H, T, S: (B, H, T - 1 if T > 2 else T + 2, S)),
     "mask-one-batch-more": _mask(lambda B, H, T, S: (B + 1, H, T, S)),
     "mask-one-head-more": _mask(lambda B, H, T, S: (B, H + 1, T, S)),
+    "mask-one-key-wide": _mask(lambda B, H, T, S: (B, H, T, 1)),
     "mask-2d-one-key-more": _mask(lambda B, H, T, S: (T, S + 1)),
     "rank-1-mask": _mask(lambda B, H, T, S: (S,)),
     "rank-3-mask-by-batch": _mask(lambda B, H, T, S: (B, T, S)),

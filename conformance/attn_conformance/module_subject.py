@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from attn_conformance.borders import Border
-from attn_conformance.cases import Call, Carrier, Forward, merge, split
+from attn_conformance.cases import Call, Carrier, Forward, carrier, merge, split
 from attn_conformance.cases.values import STORAGE
 from attn_conformance.conventions import Convention
 from attn_conformance.faults import put
@@ -67,7 +67,7 @@ class ModuleSubject(Subject):
         heads, used = call.heads, call.head_size
         parts = 2 if call.window == "cross" else 3
         width = min((n for n in self.claims.head_sizes if n >= parts * used), default=parts * used)
-        return Carrier(heads, used, width, parts)
+        return carrier(heads, used, width, parts)
 
     def lower(self, call: Call) -> Problem:
         """The problem that a call poses: that of its q, k and v, or of what the carrier makes of them."""
@@ -81,8 +81,8 @@ class ModuleSubject(Subject):
         if call.window == "qkv":
             named = {"q": merge(call.q), "k": merge(call.k), "v": merge(call.v)}
         elif call.window == "cross":
-            carrier = self.carrier(call)
-            named = {"x": carrier.pack(call.q), "xa": carrier.pack(call.k, call.v)}
+            weights = self.carrier(call)
+            named = {"x": weights.pack(call.q), "xa": weights.pack(call.k, call.v)}
         else:
             new = slice(call.k.shape[2] - call.q.shape[2], None)
             named = {"x": self.carrier(call).pack(call.q, call.k[:, :, new], call.v[:, :, new])}

@@ -30,6 +30,9 @@ KERNEL: tuple[Kind, ...] = ("kernel",)
 MODULE: tuple[Kind, ...] = ("module",)
 BOTH: tuple[Kind, ...] = ("kernel", "module")
 
+FEW, SOME = 40, 60
+"""Examples at the default effort where what may be drawn is soon exhausted, or merely observed."""
+
 OPEN = ("kernel", "qkv", "self", "cross")
 """Windows through which any problem without a cache can be put."""
 
@@ -44,7 +47,7 @@ class Check:
     function: runs one example; raises Failed, or returns an Outcome. cases: the domain, as a strategy, for what
     a subject claims. floor: the least share of examples in which the feature must have mattered. kinds: of subject
     that it serves. windows: those that its cases may be put through. needs: features without which it is left out.
-    at_most: examples, where one is slow and more would show nothing new.
+    at_most: examples at the default effort, where one is slow and more would show nothing new.
     """
 
     requirement: str

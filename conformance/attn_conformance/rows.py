@@ -20,6 +20,9 @@ TRIED = frozenset({"gqa", "scale", "dv"})
 ABOUT_MASKS = frozenset({"CAUSAL-4", "CAUSAL-5", "CAUSAL-6", "CACHE-6"})
 """Requirements about masks whose ids do not say so."""
 
+DEFAULT = 150
+"""Examples of a row at the default effort, to which a check's own limit refers; never fewer than two."""
+
 TRIALS = 10
 """Examples in such a trial: enough to tell that something works, not that it conforms."""
 
@@ -45,8 +48,10 @@ def judge(
         return replace(row, message=f"not claimed: {', '.join(missing)}{hint}"), Counter()
     tallies: list[tuple[Check, Tally]] = []
     try:
-        for index, check in enumerate(check for check in mine if not check.lacks(subject.scope)):
-            most = examples if check.at_most is None else min(examples, check.at_most)
+        asked = [check for check in mine if not check.lacks(subject.scope)]
+        share = -(-examples // len(asked))
+        for index, check in enumerate(asked):
+            most = share if check.at_most is None else min(share, max(2, check.at_most * examples // DEFAULT))
             tally = explore(
                 check, subject, examples=most, seed_value=number + index, observe=level == "observed"
             )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from attn_conformance.cases import Carrier, Forward, ScriptCase, Step, draw_params
+from attn_conformance.cases import Carrier, Forward, ScriptCase, Step, carrier, draw_params
 from attn_conformance.cases.values import STORAGE
 from attn_conformance.expect import within
 from attn_conformance.implementation import Session
@@ -118,8 +118,8 @@ class Stage:
             if case.carried:
                 least = self.parts * case.head_size
                 width = min((n for n in subject.claims.head_sizes if n >= least), default=least)
-                carrier = Carrier(case.heads, case.head_size, width, self.parts, variant=number)
-                self.weights[number] = Weights(carrier.params(case.dtype), case.heads, carrier)
+                exact = carrier(case.heads, case.head_size, width, self.parts, variant=number)
+                self.weights[number] = Weights(exact.params(case.dtype), case.heads, exact)
             else:
                 rng = np.random.default_rng((case.seed, 2, number))
                 self.weights[number] = Weights(draw_params(rng, size, case.dtype), case.heads, None)

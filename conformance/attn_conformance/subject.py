@@ -120,8 +120,13 @@ class Subject(ABC):
         return {name: self.border.asnumpy(native) for name, native in natives.items()}
 
     def received(self, returned: Any) -> Array:
-        """What the implementation returned, as a NumPy copy; Failed if it is no array of its framework."""
+        """What the implementation returned, as a NumPy copy; Failed if it is no array of its framework.
+
+        A device works while the call has long returned: what goes wrong there shows when the result is fetched.
+        """
         try:
             return self.border.asnumpy(returned)
         except TypeError as error:
             raise Failed(f"returned the wrong type: {error}") from error
+        except Exception as error:
+            raise Raised(error) from error

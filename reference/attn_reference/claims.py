@@ -29,7 +29,8 @@ FEATURES: dict[str, str] = {
     "cache-edits": "cached entries that the caller reorders, repeats, truncates or forks",
     "casts-weights": "weights held in another dtype than that of x",
     "drop-in": "a class with the interface of the seed: its constructor, attributes and parameter names",
-    "torch-module": "a torch.nn.Module",
+    "constructor": "sizes are given to a constructor, which can refuse them",
+    "torch-module": "modules that are torch.nn.Modules, called as such",
     "batch-invariance": "an element's result is bitwise the same in any batch",
     "run-determinism": "a repeated call gives bitwise the same result",
 }
@@ -44,7 +45,9 @@ PLAIN_FEATURES = frozenset(
     }
 )
 
-MODULE_FEATURES = PLAIN_FEATURES | {"qkv", "cache", "shared-cache", "cache-edits", "casts-weights", "drop-in"}
+MODULE_FEATURES = PLAIN_FEATURES | {
+    *("qkv", "cache", "shared-cache", "cache-edits", "casts-weights", "drop-in", "constructor"),
+}
 """What the interface of the seed can express."""
 
 

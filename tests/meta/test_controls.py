@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from attn_conformance.cases.events import EVENTS
+from attn_conformance.cases.events import EVENTS, SCRIPT_EVENTS
 from attn_conformance.controls import controls
 from attn_conformance.runner import run
 from attn_conformance.targets import subject
@@ -25,16 +25,23 @@ def test_controls_pass(name, seed):
     assert accused(run(found, effort="smoke", seed=seed)) == {}
 
 
-@pytest.mark.parametrize("target", ["attn-flash", "numpy-reference"])
-def test_our_own_implementations_conform_and_every_situation_occurs(target):
+@pytest.mark.parametrize(
+    ("target", "events"),
+    [
+        ("attn-flash", set(SCRIPT_EVENTS)),
+        ("attn-flash-kernel", set()),
+        ("numpy-reference", set(EVENTS) | set(SCRIPT_EVENTS)),
+        ("numpy-reference-kernel", set(EVENTS)),
+    ],
+)
+def test_our_own_implementations_conform_and_every_situation_occurs(target, events):
     found, refused = subject(target)
     assert refused == {}
     report = run(found)
     assert accused(report) == {}
     assert report.verdict == "conforms"
     assert [event for event, count in report.events.items() if not count] == []
-    if target == "numpy-reference":
-        assert set(report.events) == set(EVENTS)
+    assert set(report.events) >= events
 
 
 def test_pytorch_differs_only_as_it_documents_and_hides_nan():

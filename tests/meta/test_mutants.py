@@ -37,10 +37,10 @@ WANTS_TORCH = {"CTOR-3", "HOST-1", "HOST-2", "HOST-3", "HOST-4"}
 @pytest.mark.parametrize("kind", ["kernel", "module"])
 def test_every_must_and_should_that_is_checked_has_a_mutant_that_it_kills(kind):
     named = {mutant.requirement for mutant in mutants(kind).values()}
-    for name, found in checks().items():
-        if any(kind in check.kinds for check in found) and TABLE[name].level != "observed":
-            if kind in TABLE[name].kinds and (kind, name) not in UNMATCHED:
-                assert name in named | WANTS_TORCH, name
+    judged = {name for name, found in checks().items() if any(kind in check.kinds for check in found)}
+    for name in judged - WANTS_TORCH:
+        if kind in TABLE[name].kinds and TABLE[name].level != "observed" and (kind, name) not in UNMATCHED:
+            assert name in named, name
 
 
 @pytest.mark.parametrize("kind", ["kernel", "module"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attn_conformance.cases.call import Call, build
-from attn_conformance.cases.carriers import Carrier, merge, split
+from attn_conformance.cases.carriers import Carrier, carrier, merge, split
 from attn_conformance.cases.case import KernelCase, Mask
 from attn_conformance.cases.construction import SizesCase
 from attn_conformance.cases.forward import Forward, ForwardCase, build_forward, draw_params
@@ -25,6 +25,7 @@ __all__ = [
     "Step",
     "build",
     "build_forward",
+    "carrier",
     "case_from_json",
     "draw_params",
     "merge",

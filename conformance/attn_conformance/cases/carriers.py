@@ -72,6 +72,12 @@ class Carrier:
         return dict(_params(self, dtype))
 
 
+@lru_cache(maxsize=256)
+def carrier(heads: int, used: int, width: int, parts: int, variant: int = 0) -> Carrier:
+    """The carrier of these sizes: one object, whose places are found once."""
+    return Carrier(heads, used, width, parts, variant)
+
+
 @lru_cache(maxsize=32)
 def _params(carrier: Carrier, dtype: str) -> dict[str, Array]:
     size = carrier.n_state

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from attn_conformance import expect
 from attn_conformance.cases import Call, KernelCase, build
 from attn_conformance.judge import Failed, ask, compare, moves
-from attn_conformance.registry import MODULE, check
+from attn_conformance.registry import FEW, MODULE, SOME, check
 from attn_conformance.scope import Scope
 from attn_conformance.strategies import CAUSAL, kernel_cases, kinds, masks, sizes
 from attn_conformance.subject import Raised, Subject
@@ -64,8 +64,8 @@ def _masked_and_causal(scope: Scope) -> st.SearchStrategy[KernelCase]:
     return kernel_cases(scope, queries=st.integers(1, 12), square=True, causal=CAUSAL, mask=mask)
 
 
-@check("CAUSAL-4", cases=_masked_and_causal, floor=1, kinds=MODULE, windows=("self",))
-@check("CAUSAL-5", cases=_masked_and_causal, floor=1, windows=("kernel", "qkv"))
+@check("CAUSAL-4", cases=_masked_and_causal, floor=1, kinds=MODULE, windows=("self",), at_most=SOME)
+@check("CAUSAL-5", cases=_masked_and_causal, floor=1, windows=("kernel", "qkv"), at_most=SOME)
 def mask_and_causal_raise(subject: Subject, case: KernelCase) -> bool:
     """A mask together with is_causal raises ValueError, for every kind of mask."""
     error = expect.rejection(subject, build(case))
@@ -78,6 +78,7 @@ def mask_and_causal_raise(subject: Subject, case: KernelCase) -> bool:
     "CAUSAL-7",
     cases=lambda scope: kernel_cases(scope, queries=st.integers(3, 12), keys=sizes.one(2), causal=CAUSAL),
     windows=("kernel", "qkv"),
+    at_most=FEW,
 )
 def causal_with_more_queries_than_keys(subject: Subject, case: KernelCase) -> str:
     """What is_causal does when T > S."""

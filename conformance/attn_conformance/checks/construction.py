@@ -15,7 +15,7 @@ from attn_conformance.drop_in import PARAMETERS
 from attn_conformance.expect import within
 from attn_conformance.judge import Failed
 from attn_conformance.module_subject import ModuleSubject
-from attn_conformance.registry import MODULE, check
+from attn_conformance.registry import FEW, MODULE, check
 from attn_conformance.scope import Scope
 from attn_conformance.strategies import constructor_arguments, forward_cases
 from attn_conformance.subject import Raised
@@ -47,13 +47,13 @@ def _refused(subject: ModuleSubject, case: SizesCase) -> bool:
     raise Failed(f"accepted n_state={case.n_state}, n_head={case.n_head}")
 
 
-@check("CTOR-1", cases=_indivisible, floor=1, kinds=MODULE)
+@check("CTOR-1", cases=_indivisible, floor=1, kinds=MODULE, at_most=FEW)
 def heads_divide_the_state(subject: ModuleSubject, case: SizesCase) -> bool:
     """An n_head that does not divide n_state raises ValueError at construction."""
     return _refused(subject, case)
 
 
-@check("CTOR-2", cases=_not_positive, floor=1, kinds=MODULE)
+@check("CTOR-2", cases=_not_positive, floor=1, kinds=MODULE, at_most=FEW)
 def sizes_are_positive(subject: ModuleSubject, case: SizesCase) -> bool:
     """An n_state or n_head of zero or below raises ValueError at construction."""
     return _refused(subject, case)

@@ -13,7 +13,7 @@ from attn_conformance.cases.values import STORAGE
 from attn_conformance.expect import same, within
 from attn_conformance.judge import MATTERS, Answer, Failed
 from attn_conformance.module_subject import ModuleSubject
-from attn_conformance.registry import MODULE, check
+from attn_conformance.registry import FEW, MODULE, SOME, check
 from attn_conformance.scope import Scope
 from attn_conformance.strategies import forward_cases, kinds, masks
 from attn_conformance.subject import Array, Raised
@@ -47,6 +47,7 @@ def without_a_parameter(call: Forward, seed: int) -> Forward:
     cases=lambda s: forward_cases(s, batch=COUNTS, queries=LENGTHS, causal=ANY),
     floor=1,
     kinds=MODULE,
+    at_most=SOME,
 )
 def self_attention_keeps_the_shape(subject: ModuleSubject, case: ForwardCase) -> bool:
     """Self-attention returns one array (B, T, n_state)."""
@@ -59,6 +60,7 @@ def self_attention_keeps_the_shape(subject: ModuleSubject, case: ForwardCase) ->
     cases=lambda s: forward_cases(s, cross=st.just(True), batch=COUNTS, queries=LENGTHS, keys=LENGTHS),
     floor=1,
     kinds=MODULE,
+    at_most=SOME,
 )
 def cross_attention_has_the_shape_of_x(subject: ModuleSubject, case: ForwardCase) -> bool:
     """Cross-attention returns (B, T, n_state) for any S, shorter, equal or longer than T."""
@@ -86,6 +88,7 @@ def weights_are_cast_to_the_dtype_of_x(subject: ModuleSubject, case: ForwardCase
     cases=lambda s: forward_cases(s, cross=st.just(True), batch=st.integers(2, 4)),
     kinds=MODULE,
     needs=("cross",),
+    at_most=FEW,
 )
 def a_batch_of_one_beside_a_larger_one(subject: ModuleSubject, case: ForwardCase) -> str:
     """What happens where x or xa has a batch of 1 and the other a larger one."""

@@ -12,7 +12,7 @@ from hypothesis.strategies import SearchStrategy
 from attn_conformance import expect
 from attn_conformance.cases import Call, KernelCase, build
 from attn_conformance.judge import Failed
-from attn_conformance.registry import OPEN, check
+from attn_conformance.registry import FEW, OPEN, SOME, check
 from attn_conformance.scope import Scope
 from attn_conformance.strategies import (
     BROADCASTS,
@@ -179,7 +179,7 @@ def wrong_masks_raise(subject: Subject, case: KernelCase) -> bool:
     return True
 
 
-@check("MASK-10", cases=lambda scope: faulty(scope, "rank-"), floor=1)
+@check("MASK-10", cases=lambda scope: faulty(scope, "rank-"), floor=1, at_most=SOME)
 def masks_of_odd_rank_raise(subject: Subject, case: KernelCase) -> bool:
     """Masks of rank 1 and 3 raise."""
     expect.rejection(subject, build(case))
@@ -187,7 +187,9 @@ def masks_of_odd_rank_raise(subject: Subject, case: KernelCase) -> bool:
 
 
 @check(
-    "MASK-11", cases=lambda scope: kernel_cases(scope, mask=masks(dtypes=kinds(scope), structures=KEYWISE))
+    "MASK-11",
+    cases=lambda scope: kernel_cases(scope, mask=masks(dtypes=kinds(scope), structures=KEYWISE)),
+    at_most=FEW,
 )
 def nan_in_forbidden_keys(subject: Subject, case: KernelCase) -> str:
     """Whether NaN or infinity in forbidden keys or values leaks into the output."""

@@ -11,12 +11,12 @@ from attn_conformance.cases import KernelCase, build
 from attn_conformance.judge import Failed
 from attn_conformance.registry import check
 from attn_conformance.scope import Scope
-from attn_conformance.strategies import kernel_cases, kinds, masks
+from attn_conformance.strategies import floating_kinds, kernel_cases, kinds, masks
 from attn_conformance.subject import Raised, Subject
 
 
 def _with_and_without_mask(scope: Scope) -> st.SearchStrategy[KernelCase]:
-    dtypes = kinds(scope)
+    dtypes = tuple(dict.fromkeys((*kinds(scope), *floating_kinds(scope))))
     mask = st.one_of(st.none(), masks(dtypes=dtypes)) if dtypes else st.none()
     return kernel_cases(scope, mask=mask, grad=st.sampled_from(scope.grad_modes))
 

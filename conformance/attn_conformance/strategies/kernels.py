@@ -19,7 +19,7 @@ CAUSAL = st.just(True)
 CARRIED = ("self", "cross", "cached")
 """Windows through which forward is called, with weights that carry q, k and v."""
 
-WIDEST = 640
+WIDEST = 144
 """Largest n_state of such weights: beyond it a call spends its time on projections that select."""
 
 

@@ -1,0 +1,31 @@
+"""MASK-4: 4-D masks are refused."""
+
+# Seen in torch 2.13.0.
+import sys
+
+import numpy as np
+
+if sys.argv[1:] == ["reference"]:
+    from attn_reference import MultiHeadAttention
+
+    module = MultiHeadAttention(4, 2)
+    forward, array = module.forward, np.asarray
+else:
+    import torch
+
+    module = torch.nn.MultiheadAttention(4, 2, batch_first=True).eval()
+    array = torch.from_numpy
+    torch.set_grad_enabled(False)
+    torch.manual_seed(0)
+
+    def forward(x, xa=None, mask=None):
+        """The output alone."""
+        xa = x if xa is None else xa
+        return module(x, xa, xa, need_weights=False, attn_mask=mask)[0]
+
+
+x = array(np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32))
+try:
+    forward(x, x, array(np.ones((2, 1, 1, 3), bool)))
+except Exception as error:
+    sys.exit(f"MASK-4: a mask (2, 1, 1, 3) raises: {error}")

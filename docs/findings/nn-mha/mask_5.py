@@ -1,0 +1,32 @@
+"""MASK-5: on the fast path a query whose mask hides every key gives NaN."""
+
+# Seen in torch 2.13.0.
+import sys
+
+import numpy as np
+
+if sys.argv[1:] == ["reference"]:
+    from attn_reference import MultiHeadAttention
+
+    module = MultiHeadAttention(4, 2)
+    forward, array = module.forward, np.asarray
+else:
+    import torch
+
+    module = torch.nn.MultiheadAttention(4, 2, batch_first=True).eval()
+    array = torch.from_numpy
+    torch.set_grad_enabled(False)
+    torch.manual_seed(0)
+
+    def forward(x, xa=None, mask=None):
+        """The output alone."""
+        xa = x if xa is None else xa
+        return module(x, xa, xa, need_weights=False, attn_mask=mask)[0]
+
+
+x = array(np.random.default_rng(0).standard_normal((1, 3, 4)).astype(np.float32))
+hides = sys.argv[1:] != ["reference"]  # the module's True hides
+mask = np.full((3, 3), not hides)
+mask[2] = hides
+if np.isnan(np.asarray(forward(x, None, array(mask)))).any():
+    sys.exit("MASK-5: a row without visible keys is NaN")
