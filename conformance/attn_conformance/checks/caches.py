@@ -272,25 +272,16 @@ def corners_of_caching(subject: ModuleSubject, case: ScriptCase) -> str:
     return f"{corner}: numbers came back"
 
 
-def _rejected(scope: Scope, faults: tuple[str, ...], *, causal: bool) -> SearchStrategy[ScriptCase]:
+@st.composite
+def _rejected(draw: DrawFn, scope: Scope, faults: tuple[str, ...], *, causal: bool) -> ScriptCase:
     """Good steps with a rejected call between them."""
-
-    @st.composite
-    def drawn(draw: DrawFn) -> ScriptCase:
-        across = not causal and scope.has("cross") and draw(EITHER, label="cross")
-        case: ScriptCase = draw(
-            scripts(
-                scope,
-                steps=crossed() if across else decoded() if causal else appended(at_most=3),
-                causal=st.just(causal),
-            )
-        )
-        fitting = [fault for fault in faults if across or "xa" not in fault]
-        fault = draw(st.sampled_from(fitting), label="fault")
-        rejected = Step("rejected", length=draw(st.integers(1, 4), label="length"), fault=fault)
-        return replace(case, steps=(case.steps[0], rejected, *case.steps[1:]))
-
-    return drawn()
+    across = not causal and scope.has("cross") and draw(EITHER, label="cross")
+    steps = crossed() if across else decoded() if causal else appended(at_most=3)
+    case: ScriptCase = draw(scripts(scope, steps=steps, causal=st.just(causal)))
+    fitting = [fault for fault in faults if across or "xa" not in fault]
+    fault = draw(st.sampled_from(fitting), label="fault")
+    rejected = Step("rejected", length=draw(st.integers(1, 4), label="length"), fault=fault)
+    return replace(case, steps=(case.steps[0], rejected, *case.steps[1:]))
 
 
 @check(
