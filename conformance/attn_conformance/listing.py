@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from attn_conformance import adapters
 from attn_conformance.loading import TargetError, registered
 from attn_conformance.targets import subject
 
@@ -19,8 +20,7 @@ def show(console: Console, *, claims: bool = False) -> None:
     for heading in ("name", "object", "version", *(("claims",) if claims else ())):
         table.add_column(heading, overflow="fold")
     for name, point in registered().items():
-        package = point.value.partition(":")[0].partition(".")[0]
-        row = [name, point.value, _version(package, point)]
+        row = [name, point.value, _version(point)]
         if claims:
             row.append(escape(_claims(name)))
         table.add_row(*row)
@@ -28,14 +28,21 @@ def show(console: Console, *, claims: bool = False) -> None:
     console.print(
         "\nAnything else is judged by its path: attn-conformance run package.module:function, or "
         "path/to/file.py:function.\n"
-        "The suite's own wrong and right kernels are mutant:NAME, twin:NAME and control:NAME.",
+        "The suite's own wrong and right kernels and modules are mutant:NAME, twin:NAME and control:NAME.",
         markup=False,
     )
 
 
-def _version(package: str, point: EntryPoint) -> str:
+def _version(point: EntryPoint) -> str:
+    """Version of what is judged: of an adapter, that of its library."""
+    module = point.value.partition(":")[0]
+    package, how = module.partition(".")[0], f"pip install {module.partition('.')[0]}"
+    if module.startswith(adapters.__name__):
+        package, distribution, how = adapters.NEEDS[module.rpartition(".")[2]]
+        if importlib.util.find_spec(package) is not None:
+            return version(distribution)
     if importlib.util.find_spec(package) is None:
-        return f"[yellow]not installed[/]: pip install {package}"
+        return f"[yellow]not installed[/]: {escape(how)}"
     distributions = packages_distributions().get(package)
     if distributions:
         return version(distributions[0])

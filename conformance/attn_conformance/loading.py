@@ -11,6 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from attn_conformance.adapters import NEEDS
 from attn_reference.claims import Claims
 
 GROUP = "attn_conformance.implementations"
@@ -92,9 +93,9 @@ def _object(where: str, target: str) -> Any:
 
 
 def _install_hint(module: str) -> str:
-    extras = {"torch": "torch", "jax": "jax"}
     top = module.partition(".")[0]
-    return f"; try: pip install 'attn-conformance[{extras[top]}]'" if top in extras else ""
+    known = {"jax": "pip install 'attn-conformance[jax]'"} | {name: how for name, _, how in NEEDS.values()}
+    return f"; try: {known[top]}" if top in known else ""
 
 
 def _file(path: Path) -> Any:

@@ -253,19 +253,20 @@ class Stage:
         for key, session in self.sessions_on(step.cache):
             if key not in self.held:
                 continue
-            told = getattr(session, "length", None)
-            if told is None:
-                raise NotAsked("the cache does not show the module's entries, so a caller cannot edit them")
+            self._editable(session)
             with blaming():
                 method(session)(argument)
             self.held[key] = change(self.held[key])
 
+    def _editable(self, session: Session) -> None:
+        if getattr(session, "length", None) is None:
+            raise NotAsked("the cache does not show the module's entries, so a caller cannot edit them")
+
     def _fork(self, step: Step) -> None:
         new = 1 + max(cache for cache, _ in self.sessions)
         for (_, module), session in self.sessions_on(step.cache):
-            fork: Any = getattr(session, "fork", None)
-            if fork is None:
-                raise NotAsked("the session cannot be forked")
+            self._editable(session)
+            fork: Any = getattr(session, "fork")  # noqa: B009  # optional in the protocol
             with blaming():
                 self.sessions[new, module] = fork()
             if (step.cache, module) in self.held:
