@@ -8,11 +8,14 @@ from typing import Any
 
 
 class DictSession:
-    """The module itself appends to the mapping, under its own projections or however it likes."""
+    """The module itself appends to the mapping, under its own projections or however it likes.
+
+    The mapping is a dict, unless the module has a `new_cache()` that makes another.
+    """
 
     def __init__(self, module: Any, cache: Any = None) -> None:
         self.module = module
-        self.cache: Any = {} if cache is None else cache
+        self.cache: Any = getattr(module, "new_cache", dict)() if cache is None else cache
 
     def step(self, x: Any, xa: Any = None, mask: Any = None) -> Any:
         """One call of the module."""

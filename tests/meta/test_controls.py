@@ -1,6 +1,7 @@
 """The suite against right kernels, as unlike each other as possible: no requirement accuses any of them."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from attn_conformance.controls import controls
 from attn_conformance.runner import run
 from attn_conformance.targets import subject
 
+ROOT = Path(__file__).parents[2]
 SEEDS = range(int(os.environ.get("ATTN_CONTROL_SEEDS", "1")))
 """More seeds take minutes each; a change of generators, bounds or checks is tried with 20."""
 
@@ -42,6 +44,12 @@ def test_our_own_implementations_conform_and_every_situation_occurs(target, even
     assert report.verdict == "conforms"
     assert [event for event, count in report.events.items() if not count] == []
     assert set(report.events) >= events
+
+
+def test_the_growing_cache_conforms():
+    found, refused = subject(f"{ROOT}/examples/kv_cache.py:WithKVCache")
+    assert refused == {}
+    assert accused(run(found, only=("CACHE", "CAUSAL", "ERR", "HOST", "OUT-4"))) == {}
 
 
 def test_pytorch_differs_only_as_it_documents_and_hides_nan():

@@ -199,22 +199,28 @@ def _projects_once(subject: ModuleSubject, stage: Stage, step: Step, work: int |
 
 @st.composite
 def _edited(draw: DrawFn, scope: Scope) -> ScriptCase:
-    case: ScriptCase = draw(scripts(scope, steps=appended(at_least=2, at_most=3), batch=st.integers(2, 3)))
+    """Steps with an edit before each but the first, on caches of which a fork makes one more; a last step on each."""
+    case: ScriptCase = draw(scripts(scope, steps=appended(at_most=4), batch=st.integers(2, 3)))
     first, *later = case.steps
-    act = draw(st.sampled_from(("reorder", "truncate", "fork")), label="act")
-    if act == "reorder":
-        order = draw(
-            st.lists(st.integers(0, case.batch - 1), min_size=case.batch, max_size=case.batch), label="order"
-        )
-        middle, after = [Step("reorder", order=tuple(order))], later
-    elif act == "truncate":
-        first = replace(first, length=first.length + 1)
-        middle, after = [Step("truncate", length=draw(st.integers(1, first.length - 1), label="keep"))], later
-    else:
-        # The fork is cache 1; both sides go on in turn.
-        middle = [Step("fork")]
-        after = [replace(step, cache=n % 2) for n, step in enumerate((*later, *later))]
-    return replace(case, steps=(first, *middle, *after))
+    steps, held = [first], [first.length]  # held: the length of each cache
+    for step in later:
+        cache = draw(st.integers(0, len(held) - 1), label="edited cache")
+        acts = ("reorder", "fork", "truncate") if held[cache] > 1 else ("reorder", "fork")
+        act = draw(st.sampled_from(acts), label="act")
+        if act == "reorder":
+            elements = st.lists(st.integers(0, case.batch - 1), min_size=case.batch, max_size=case.batch)
+            steps.append(Step(act, cache=cache, order=tuple(draw(elements, label="order"))))
+        elif act == "truncate":
+            held[cache] = draw(st.integers(1, held[cache] - 1), label="keep")
+            steps.append(Step(act, cache=cache, length=held[cache]))
+        else:
+            steps.append(Step(act, cache=cache))
+            held.append(held[cache])
+        cache = draw(st.integers(0, len(held) - 1), label="cache")
+        steps.append(replace(step, cache=cache))
+        held[cache] += step.length
+    steps += [Step("self", cache=cache) for cache in range(len(held))]
+    return replace(case, steps=tuple(steps))
 
 
 @check("CACHE-9", cases=_edited, kinds=MODULE, windows=CACHED)
