@@ -8,14 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from attn_conformance.borders import Border
+from attn_conformance.implementation import PARAMETERS
 from attn_conformance.sessions import DictSession, HookSession
 from attn_reference.claims import MODULE_FEATURES, Claims
-
-PARAMETERS = (
-    *("query.weight", "query.bias", "key.weight", "value.weight", "value.bias", "out.weight", "out.bias"),
-)
-"""The names of CTOR-4. A key.bias, which the softmax cancels, is welcome too."""
-
 
 TORCH_MODULE = ("torch.nn.modules.module", "Module")
 """Where torch.nn.Module says that it lives: recognised without importing torch."""

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attn_conformance.scope import WINDOWS
+
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 Sizes = tuple[int, int, int, int]
-
-ANYWHERE = ("kernel", "qkv", "self", "cross", "cached")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Fault:
     """
 
     change: Callable[[Arrays, Sizes], Arrays]
-    windows: tuple[str, ...] = ANYWHERE
+    windows: tuple[str, ...] = WINDOWS
     blamed: tuple[str, ...] = ("mask",)
     unsafe: bool = False
 

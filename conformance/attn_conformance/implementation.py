@@ -13,6 +13,11 @@ from typing import Any, Protocol, runtime_checkable
 from attn_conformance.borders import Border
 from attn_reference import Claims
 
+PARAMETERS = (
+    *("query.weight", "query.bias", "key.weight", "value.weight", "value.bias", "out.weight", "out.bias"),
+)
+"""The names of CTOR-4. A key.bias, which the softmax cancels, is welcome too."""
+
 
 class Session(Protocol):
     """One cache in use by one module.

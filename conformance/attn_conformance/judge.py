@@ -176,6 +176,12 @@ def compare(got: Array, answer: Answer) -> Comparison:
     )
 
 
+def differs(answer: Answer, other: Answer) -> bool:
+    """Whether another answer has a value more than MATTERS bounds away from this one's."""
+    with np.errstate(invalid="ignore"):
+        return bool(np.any(np.abs(other.value - answer.value) > MATTERS * answer.limit))
+
+
 def moves(answer: Answer, without: Problem) -> bool:
     """Whether the problem `without` a feature has a value more than MATTERS bounds away from the answer."""
     if without.shape[2] > answer.rows.size:

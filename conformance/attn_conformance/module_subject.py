@@ -13,9 +13,9 @@ from attn_conformance.cases import Call, Carrier, Forward, carrier, merge, split
 from attn_conformance.cases.values import STORAGE
 from attn_conformance.conventions import Convention
 from attn_conformance.faults import put
-from attn_conformance.implementation import Implementation, Session
+from attn_conformance.implementation import PARAMETERS, Implementation, Session
 from attn_conformance.judge import Answer, Failed, ask_forward
-from attn_conformance.scope import Scope
+from attn_conformance.scope import OPENED_BY, WINDOWS, Scope
 from attn_conformance.subject import Array, Result, Subject, blaming
 from attn_reference import Claims, Problem, lower
 
@@ -51,23 +51,21 @@ class ModuleSubject(Subject):
     @property
     def scope(self) -> Scope:
         """What may be drawn for this subject."""
-        offered = {"qkv": "qkv", "cross": "cross", "cached": "cache"}
-        windows = ("qkv", "self", "cross", "cached")
-        return Scope(
-            self.claims,
-            self.border.layouts,
-            self.border.grad_modes,
-            tuple(w for w in windows if w not in offered or offered[w] in self.claims.features),
-        )
+        closed = {window for window, feature in OPENED_BY.items() if feature not in self.claims.features}
+        windows = tuple(window for window in WINDOWS if window != "kernel" and window not in closed)
+        return Scope(self.claims, self.border.layouts, self.border.grad_modes, windows)
 
     # --- attention problems, seen through a window
 
     def carrier(self, call: Call) -> Carrier:
         """The weights that carry a call's q, k and v through forward."""
-        heads, used = call.heads, call.head_size
-        parts = 2 if call.window == "cross" else 3
-        width = min((n for n in self.claims.head_sizes if n >= parts * used), default=parts * used)
-        return carrier(heads, used, width, parts)
+        return self.carrying(call.heads, call.head_size, 2 if call.window == "cross" else 3)
+
+    def carrying(self, heads: int, used: int, parts: int, variant: int = 0) -> Carrier:
+        """A carrier whose head size is one that is served."""
+        least = parts * used
+        width = min((size for size in self.claims.head_sizes if size >= least), default=least)
+        return carrier(heads, used, width, parts, variant)
 
     def lower(self, call: Call) -> Problem:
         """The problem that a call poses: that of its q, k and v, or of what the carrier makes of them."""
@@ -137,9 +135,8 @@ class ModuleSubject(Subject):
         if key not in self.handles:
             if call.window == "qkv":
                 size = call.heads * call.head_size
-                params = {
-                    name: np.broadcast_to(array, (size,) * array.ndim) for name, array in _zeros(call.dtype)
-                }
+                zeros = _zeros(call.dtype).items()
+                params = {name: np.broadcast_to(zero, (size,) * zero.ndim) for name, zero in zeros}
             else:
                 params = self.carrier(call).params(call.dtype)
             self.handles[key] = self.build(params, call.heads, call.is_causal)
@@ -191,10 +188,10 @@ class ModuleSubject(Subject):
         return session
 
 
-def _zeros(dtype: str) -> list[tuple[str, Array]]:
+def _zeros(dtype: str) -> dict[str, Array]:
+    """Parameters that qkv_attention does not use, to be broadcast."""
     matrix, vector = np.zeros((1, 1), STORAGE[dtype]), np.zeros(1, STORAGE[dtype])
-    weights = [(f"{name}.weight", matrix) for name in ("query", "key", "value", "out")]
-    return weights + [(f"{name}.bias", vector) for name in ("query", "value", "out")]
+    return {name: matrix if name.endswith("weight") else vector for name in PARAMETERS}
 
 
 def _spread(call: Call) -> tuple[Array, Array, Array]:

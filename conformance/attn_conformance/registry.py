@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from hypothesis.strategies import SearchStrategy
 
 from attn_conformance.cases import Case
-from attn_conformance.scope import Scope
+from attn_conformance.scope import OPENED_BY, Scope
 from attn_reference.requirements import Kind
 
 Outcome = bool | str
@@ -35,9 +35,6 @@ FEW, SOME = 40, 60
 
 OPEN = ("kernel", "qkv", "self", "cross")
 """Windows through which any problem without a cache can be put."""
-
-WITHOUT = {"qkv": "qkv", "cross": "cross", "cached": "cache"}
-"""The feature that opens a window."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Check:
             return missing
         if self.narrowed(scope).windows:
             return ()
-        return tuple(WITHOUT[window] for window in self.windows if window in WITHOUT)
+        return tuple(OPENED_BY[window] for window in self.windows if window in OPENED_BY)
 
 
 _CHECKS: dict[str, list[Check]] = {}

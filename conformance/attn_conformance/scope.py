@@ -13,6 +13,9 @@ kernel: a function on split heads. The others see the attention inside a module:
 cross through forward, cached through the last of two steps on one cache.
 """
 
+OPENED_BY = {"qkv": "qkv", "cross": "cross", "cached": "cache"}
+"""The feature without which a module lacks a window."""
+
 
 @dataclass(frozen=True)
 class Scope:

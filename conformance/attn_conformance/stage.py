@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from attn_conformance.cases import Carrier, Forward, ScriptCase, Step, carrier, draw_params
+from attn_conformance.cases import Carrier, Forward, ScriptCase, Step, draw_params
 from attn_conformance.cases.values import STORAGE
 from attn_conformance.expect import within
 from attn_conformance.implementation import Session
-from attn_conformance.judge import MATTERS, Answer, Failed, NotAsked, ask
+from attn_conformance.judge import Answer, Failed, NotAsked, ask, differs
 from attn_conformance.module_subject import ModuleSubject
 from attn_conformance.subject import Array, Raised, blaming
 from attn_reference import lower
@@ -116,9 +116,7 @@ class Stage:
             case, subject = self.case, self.subject
             size = case.heads * case.head_size
             if case.carried:
-                least = self.parts * case.head_size
-                width = min((n for n in subject.claims.head_sizes if n >= least), default=least)
-                exact = carrier(case.heads, case.head_size, width, self.parts, variant=number)
+                exact = subject.carrying(case.heads, case.head_size, self.parts, variant=number)
                 self.weights[number] = Weights(exact.params(case.dtype), case.heads, exact)
             else:
                 rng = np.random.default_rng((case.seed, 2, number))
@@ -211,13 +209,14 @@ class Stage:
             xa, keys = weights.tokens(self.rng, self.case, self.case.keys), self.case.keys
         arguments = REJECTED[step.fault]({"x": x, "xa": xa, "mask": None}, self.case.heads, keys)
         before = picture(self.subject, session.cache)
+        rejected = False
         try:
             self.step_of(session, **arguments)
         except Raised:
-            pass
-        except Failed:  # numbers, if of an odd shape, came back
-            raise NotAsked("the call was not rejected, which other requirements judge") from None
-        else:
+            rejected = True
+        except Failed:
+            pass  # numbers came back, if of an odd shape
+        if not rejected:
             raise NotAsked("the call was not rejected, which other requirements judge")
         if picture(self.subject, session.cache) != before:
             raise Failed("the rejected call changed the cache")
@@ -285,7 +284,7 @@ class Stage:
         within(weights.shown(y), answer)
         if without is not None and not self.mattered:
             other = weights.answer(self.subject, *without, self.case.causal)
-            self.mattered = bool(np.any(np.abs(other.value - answer.value) > MATTERS * answer.limit))
+            self.mattered = differs(answer, other)
 
 
 Arguments = dict[str, Any]

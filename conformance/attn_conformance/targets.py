@@ -75,12 +75,11 @@ def subject(target: str, narrowing: Narrowing = Narrowing()) -> tuple[Subject, d
         first = next(iter(refused.values()))
         if isinstance(trial, ModuleSubject) and first.startswith("returned"):
             misshapen = misshapen or (trial, first)
-        refusals[trial.border.name] = first
-        smallest = _smallest(trial)
+        refusals[f"{_smallest(trial)}, with {trial.border.name} arrays"] = first
     if misshapen is not None:
         return misshapen[0], {"OUT-1": misshapen[1]}
-    tried = "; ".join(f"with {name} arrays it {text}" for name, text in refusals.items())
-    raise TargetError(f"{target}: the smallest call, {smallest}, got no answer: {tried}")
+    tried = "; ".join(f"{call}: it {text}" for call, text in refusals.items())
+    raise TargetError(f"{target}: the smallest call got no answer: {tried}")
 
 
 def _kernels(

@@ -79,7 +79,8 @@ def test_the_example_is_the_file_and_has_ten_lines() -> None:
 def test_the_example_conforms() -> None:
     report = judged(f"{EXAMPLE}:attention")
     assert report.verdict == "conforms"
-    assert [name for name, row in report.rows.items() if row.status in ("failed", "error")] == []
+    failed = [name for name, row in report.rows.items() if row.status in ("failed", "error")]
+    assert failed == ["MEM-1"]  # a should: it holds its scores
 
 
 def test_what_it_caught_is_still_there() -> None:

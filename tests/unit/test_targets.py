@@ -67,7 +67,10 @@ def test_registered_names_module_paths_and_files_are_targets(kernel_file):
         ("{file}:Module", "is a class without the constructor Module.n_state, n_head, causal=False."),
         ("{file}:number", "is a int; a target is a function on split heads, a class with the interface"),
         ("{file}:strange", "no convention has the parameters .a, b."),
-        ("{file}:takes_torch", "got no answer: with numpy arrays it raised RuntimeError: only on Tuesdays"),
+        (
+            "{file}:takes_torch",
+            "got no answer: .*, with numpy arrays: it raised RuntimeError: only on Tuesdays",
+        ),
     ],
 )
 def test_what_cannot_be_judged_is_said_with_the_reason(kernel_file, target, message):

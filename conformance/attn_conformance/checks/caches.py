@@ -131,6 +131,18 @@ def masks_cover_cached_and_new_keys(subject: ModuleSubject, case: KernelCase) ->
     return expect.reference(subject, call, without=unmasked(call))
 
 
+@check(
+    "CACHE-6",
+    cases=lambda s: scripts(s, steps=appended(masked=EITHER)),
+    kinds=MODULE,
+    windows=CACHED,
+    needs=("bool-mask",),
+)
+def masks_come_and_go(subject: ModuleSubject, case: ScriptCase) -> bool:
+    """Masks that cover cached and new keys, in some steps of a sequence."""
+    return Stage(subject, case).play()
+
+
 @st.composite
 def _disturbed(draw: DrawFn, scope: Scope) -> ScriptCase:
     across = scope.has("cross") and draw(EITHER, label="cross")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from attn_conformance.cases import ForwardCase, SizesCase, build_forward, draw_params
-from attn_conformance.drop_in import PARAMETERS
 from attn_conformance.expect import within
+from attn_conformance.implementation import PARAMETERS
 from attn_conformance.judge import Failed
 from attn_conformance.module_subject import ModuleSubject
 from attn_conformance.registry import FEW, MODULE, check

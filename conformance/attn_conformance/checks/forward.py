@@ -11,7 +11,7 @@ from hypothesis.strategies import SearchStrategy
 from attn_conformance.cases import Call, Forward, ForwardCase, Mask, build_forward, split
 from attn_conformance.cases.values import STORAGE
 from attn_conformance.expect import same, within
-from attn_conformance.judge import MATTERS, Answer, Failed
+from attn_conformance.judge import Failed, differs
 from attn_conformance.module_subject import ModuleSubject
 from attn_conformance.registry import FEW, MODULE, SOME, check
 from attn_conformance.scope import Scope
@@ -21,11 +21,6 @@ from attn_conformance.subject import Array, Raised
 ANY = st.booleans()
 COUNTS = st.integers(1, 4)
 LENGTHS = st.one_of(st.integers(1, 4), st.integers(1, 24))
-
-
-def differs(answer: Answer, other: Answer) -> bool:
-    """Whether another reading of a call is more than MATTERS bounds away."""
-    return bool(np.any(np.abs(other.value - answer.value) > MATTERS * answer.limit))
 
 
 def reference(subject: ModuleSubject, call: Forward, without: Forward) -> bool:

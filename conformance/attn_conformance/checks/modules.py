@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from attn_conformance.cases import ForwardCase, build_forward, draw_params
-from attn_conformance.checks.forward import ANY, differs
+from attn_conformance.checks.forward import ANY
 from attn_conformance.expect import same, within
-from attn_conformance.judge import Failed, NotAsked
+from attn_conformance.judge import Failed, NotAsked, differs
 from attn_conformance.module_subject import ModuleSubject
 from attn_conformance.registry import MODULE, check
 from attn_conformance.scope import Scope

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
@@ -49,9 +51,9 @@ def appended(
     at_least: int = 2,
     at_most: int = 5,
     length: SearchStrategy[int] = chunks,
-    **fields: SearchStrategy[int],
+    **fields: SearchStrategy[Any],
 ) -> SearchStrategy[tuple[Step, ...]]:
-    """Self-attention steps; fields: cache and module, where there is more than one."""
+    """Self-attention steps; fields: others of a Step that are drawn."""
     step = st.builds(Step, act=st.just("self"), length=length, **fields)
     return st.lists(step, min_size=at_least, max_size=at_most).map(tuple)
 
