@@ -3,6 +3,8 @@
 A torch or NumPy class with the interface of the seed needs none of this. Everything else states its claims, builds a
 module from given parameters, and calls it; arrays go in and come out as its framework's own. Kernels need no
 protocol: a function is called as its convention says.
+
+Names and meanings here, and those of claims, are fixed: what is added later is optional.
 """
 
 from __future__ import annotations
