@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -12,7 +14,7 @@ from attn_conformance.cases import KernelCase, build
 from attn_conformance.judge import Failed, NotAsked
 from attn_conformance.registry import check
 from attn_conformance.scope import Scope
-from attn_conformance.strategies import CAUSAL, NOT_CAUSAL, kernel_cases, sizes
+from attn_conformance.strategies import NOT_CAUSAL, kernel_cases, sizes
 from attn_conformance.subject import Raised, Subject
 
 LENGTH = 4096
@@ -36,7 +38,7 @@ def _long(scope: Scope) -> SearchStrategy[KernelCase]:
         square=True,
         head_size=sizes.one(32),
         families=("normal",),
-        causal=causal if causal is not CAUSAL else CAUSAL,
+        causal=causal,
     )
 
 
@@ -65,15 +67,13 @@ def no_buffer_of_scores_is_held(subject: Subject, case: KernelCase) -> bool:
 
 
 def _grows_slowly(subject: Subject, case: KernelCase) -> bool:
-    import numpy as np
-
     peaks = []
     for length in GROWTH:
         call = build(replace(case, queries=length, keys=length))
         subject.prepare(call)
         natives = subject.natives(call)
         try:
-            peaks.append(memory.cuda_peak_of(lambda c=call, n=natives: subject.run(c, n)))  # type: ignore[misc]
+            peaks.append(memory.cuda_peak_of(partial(subject.run, call, natives)))
         except Raised:
             return False
     exponent = float(np.polyfit(np.log(GROWTH), np.log(np.maximum(peaks, 1)), 1)[0])
