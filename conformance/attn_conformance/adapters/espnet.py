@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from espnet2.speechlm.module.transformer import MultiHeadAttention  # pyright: ignore[reportMissingImports]
-from espnet2.speechlm.net_utils import install_kv_cache_hook  # pyright: ignore[reportMissingImports]
+from espnet2.speechlm.module.transformer import MultiHeadAttention
+from espnet2.speechlm.net_utils import install_kv_cache_hook
 
 from attn_conformance.borders import TorchBorder
 from attn_conformance.drop_in import DropIn

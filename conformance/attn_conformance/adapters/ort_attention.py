@@ -13,9 +13,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import onnxruntime  # pyright: ignore[reportMissingImports]
+import onnxruntime
 from numpy.typing import NDArray
-from onnx import helper  # pyright: ignore[reportMissingImports]
+from onnx import helper
 
 from attn_reference.claims import PLAIN_FEATURES, Claims
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchtune.modules import KVCache, MultiHeadAttention  # pyright: ignore[reportMissingImports]
+from torchtune.modules import KVCache, MultiHeadAttention
 
 from attn_reference.claims import PLAIN_FEATURES, Claims
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
-from whisper.model import (  # pyright: ignore[reportMissingImports]
+from whisper.model import (
     MultiHeadAttention,
     Whisper,
     disable_sdpa,
