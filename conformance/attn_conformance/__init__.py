@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attn_conformance.pytest_plugin import conformance as conformance
     from attn_conformance.results import Report as Report
     from attn_conformance.runner import run as run
 
-_HOMES = {"run": "attn_conformance.runner", "Report": "attn_conformance.results"}
+_HOMES = {
+    "conformance": "attn_conformance.pytest_plugin",
+    "run": "attn_conformance.runner",
+    "Report": "attn_conformance.results",
+}
 
-__all__ = ["Report", "run"]
+__all__ = ["Report", "conformance", "run"]
 
 
 def __getattr__(name: str) -> Any:

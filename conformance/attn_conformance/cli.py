@@ -7,13 +7,17 @@ import importlib.metadata
 import json
 import sys
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-EPILOG = "Exit status: 0 conforms, or differs only as documented; 1 fails or incomplete; 2 nothing could be judged."
+EPILOG = (
+    "Exit status: 0 conforms, differs only as documented, or fails only as expected; 1 fails or incomplete; 2 nothing "
+    "could be judged."
+)
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -82,6 +86,9 @@ def parser() -> argparse.ArgumentParser:
         "--head-dims", type=numbers, default=(), metavar="N[,...]", help="the only head sizes it serves"
     )
     run.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    run.add_argument(
+        "--expect", type=Path, metavar="FILE.toml", help="failures to expect: one that passes fails"
+    )
     run.add_argument("--json", type=Path, metavar="FILE", help="write the result file")
     run.add_argument("--quiet", action="store_true", help="failures and the verdict only")
 
@@ -117,6 +124,7 @@ def _explain(options: argparse.Namespace, console: Console) -> int:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
+    from attn_conformance.expectations import applied, expectations
     from attn_conformance.loading import TargetError
     from attn_conformance.report import terminal
     from attn_conformance.report.progress import Progress
@@ -129,6 +137,12 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     errors = error_console()
     if options.json is not None and not options.json.resolve().parent.is_dir():
         errors.print(f"--json: there is no folder {options.json.resolve().parent}")
+        return 2
+    today = date.today()
+    try:
+        expected = {} if options.expect is None else expectations(options.expect)
+    except ValueError as error:
+        errors.print(f"--expect: {error}", markup=False)
         return 2
     narrowing = Narrowing(
         options.convention, options.add, options.drop, options.dtype, options.head_dims, options.device
@@ -146,6 +160,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
                     seed=options.seed,
                     only=options.only,
                     fail_fast=options.fail_fast,
+                    tolerated={name for name, known in expected.items() if not known.expired(today)},
                     refused=refused,
                     progress=progress,
                 )
@@ -153,6 +168,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
             errors.print(f"cannot judge {error}", markup=False)
             unjudged = True
             continue
+        report = applied(report, expected, today)
         reports.append(report)
         terminal.show(report, load_requirements(), console, quiet=options.quiet)
     if options.json is not None and reports:

@@ -15,6 +15,8 @@ PLANNED = "planned: this version has no check for it"
 NOT_ASKED = "not asked for (--only)"
 MISSHAPEN = "not run: the smallest call fails OUT-1"
 STOPPED = "not run: an earlier must failed (--fail-fast)"
+EXPECTED = "expected to fail: "
+UNEXPECTED = "passed, though it was expected to fail"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,16 @@ class Row:
         """Whether the requirement still waits for its check."""
         return self.message == PLANNED
 
+    @property
+    def unexpected(self) -> bool:
+        """Whether it passed and counts as failed, since it was expected to fail."""
+        return self.status == "failed" and (self.message or "").startswith(UNEXPECTED)
+
+    @property
+    def headline(self) -> str:
+        """The first line of its message: of an expected failure, the reason."""
+        return (self.message or "").partition("\n")[0]
+
     def to_json(self) -> dict[str, Any]:
         """The row without its id, which is its key in the result."""
         data = asdict(self)
@@ -81,15 +93,20 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """conforms, differs (documented differences only), incomplete (a must was not carried out), or fails."""
-        musts = [row for row in self.rows.values() if row.level == "must"]
-        if any(row.status == "failed" for row in musts):
+        """fails, incomplete (a must was not carried out), expected-failures, differs (as documented), or conforms."""
+        rows = self.rows.values()
+        musts = [row for row in rows if row.level == "must"]
+        if any(row.status == "failed" and not row.expected for row in musts) or any(
+            r.unexpected for r in rows
+        ):
             return "fails"
-        if any(row.status == "error" for row in musts):
+        if any(row.status == "error" and not row.expected for row in musts):
             return "incomplete"
-        if not any(row.status == "passed" for row in musts):
+        if not any(row.status == "passed" or row.expected for row in musts):
             return "incomplete"
-        return "differs" if any(row.declared for row in self.rows.values()) else "conforms"
+        if any(row.expected for row in rows):
+            return "expected-failures"
+        return "differs" if any(row.declared for row in rows) else "conforms"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -99,12 +116,10 @@ class Report:
 
     def ok(self, *, strict: bool = False) -> bool:
         """Whether the exit status is 0; strict: documented differences and failed shoulds count as failures."""
-        if self.verdict not in ("conforms", "differs"):
+        if self.verdict in ("fails", "incomplete"):
             return False
-        if not strict:
-            return True
-        failed = any(row.status in ("failed", "error") for row in self.rows.values())
-        return self.verdict == "conforms" and not failed
+        others = [row for row in self.rows.values() if not row.expected]
+        return not strict or not any(row.declared or row.status in ("failed", "error") for row in others)
 
     def to_json(self) -> dict[str, Any]:
         """One entry of "results" in the result file."""

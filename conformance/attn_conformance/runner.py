@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from threadpoolctl import threadpool_limits
 
@@ -33,17 +33,19 @@ def run(
     seed: int = 0,
     only: Iterable[str] = (),
     fail_fast: bool = False,
+    tolerated: Container[str] = (),
     refused: dict[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Judge a subject by every requirement of its kind (or those in `only`: ids or groups).
 
     refused: claimed dtypes that it does not take, with what it said; they fail NUM-1 and nothing else. Or "OUT-1",
-    which the smallest call fails already, so that nothing else is asked.
+    which the smallest call fails already, so that nothing else is asked. tolerated: ids whose failure fail_fast lets
+    pass.
     """
     started = time.perf_counter()
     table = {name: r for name, r in load_requirements().items() if subject.kind in r.kinds}
-    wanted = _wanted(table, only)
+    asked = wanted(table, only)
     rows: dict[str, Row] = {}
     events: Counter[str] = Counter()
     stopped = False
@@ -51,19 +53,14 @@ def run(
     for done, (name, requirement) in enumerate(table.items()):
         if progress is not None:
             progress(name, done, len(table))
-        if stopped or name not in wanted:
+        if stopped or name not in asked:
             rows[name] = Row(name, requirement.level, "skipped", message=STOPPED if stopped else NOT_ASKED)
             continue
-        if "OUT-1" in refused:
-            mine = name == "OUT-1"
-            status: Status = "failed" if mine else "skipped"
-            rows[name] = Row(name, requirement.level, status, message=refused[name] if mine else MISSHAPEN)
-            continue
-        with threadpool_limits(limits=1, user_api="blas" if name in PARALLEL else None):
-            row, occurred = judge(requirement, subject, examples=EFFORTS[effort], seed=seed, refused=refused)
+        row, occurred = judged(requirement, subject, effort=effort, seed=seed, refused=refused)
         rows[name] = row
         events.update(occurred)
-        stopped = fail_fast and row.status == "failed" and row.level == "must"
+        failed = row.status == "failed" and row.level == "must" and name not in tolerated
+        stopped = fail_fast and failed
     if progress is not None:
         progress("", len(table), len(table))
     possible = applicable(subject.scope)
@@ -82,13 +79,27 @@ def run(
     )
 
 
-def _wanted(table: dict[str, Requirement], only: Iterable[str]) -> set[str]:
-    asked = [name.upper() for name in only]
-    wanted: set[str] = set()
-    for name in asked:
+def judged(
+    requirement: Requirement, subject: Subject, *, effort: str, seed: int, refused: dict[str, str]
+) -> tuple[Row, Counter[str]]:
+    """The row of one requirement, and how often each event occurred; refused: as for `run`."""
+    name = requirement.id
+    if "OUT-1" in refused:
+        mine = name == "OUT-1"
+        status: Status = "failed" if mine else "skipped"
+        message = refused[name] if mine else MISSHAPEN
+        return Row(name, requirement.level, status, message=message), Counter()
+    with threadpool_limits(limits=1, user_api="blas" if name in PARALLEL else None):
+        return judge(requirement, subject, examples=EFFORTS[effort], seed=seed, refused=refused)
+
+
+def wanted(table: dict[str, Requirement], only: Iterable[str]) -> set[str]:
+    """Ids of the table that `only`, ids or groups, asks for: all if it is empty; ValueError if one is unknown."""
+    asked: set[str] = set()
+    for name in (name.upper() for name in only):
         found = {r for r in table if r == name or table[r].group == name}
         if not found:
             groups = sorted({r.group for r in table.values()})
             raise ValueError(f"no requirement or group {name!r}; groups are {', '.join(groups)}")
-        wanted |= found
-    return wanted or set(table)
+        asked |= found
+    return asked or set(table)

@@ -39,6 +39,17 @@ def test_importing_the_suite_imports_the_standard_library_alone() -> None:
     assert not ours & {"numpy", "hypothesis", "rich", "torch", "jax", "pytest", "ml_dtypes", "attn_reference"}
 
 
+def test_the_pytest_plugin_imports_pytest_alone() -> None:
+    ours = loaded("import attn_conformance.pytest_plugin") - loaded("import pytest")
+    assert ours == {"attn_conformance"}
+
+
+def test_a_pytest_run_without_our_tests_pays_for_the_plugin_alone() -> None:
+    ours = loaded("import pytest; assert pytest.main(['--markers', '--noconftest']) == 0")
+    assert "attn_conformance" in ours
+    assert not ours & {"numpy", "hypothesis", "rich", "torch", "jax", "ml_dtypes", "attn_reference"}
+
+
 def test_importing_the_reference_imports_no_framework() -> None:
     assert not loaded("import attn_reference") & {"torch", "jax", "hypothesis", "rich", "attn_conformance"}
 

@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from attn_conformance.registry import checks
-from attn_conformance.results import MISSHAPEN, NOT_ASKED, STOPPED, Report, Row
+from attn_conformance.results import EXPECTED, MISSHAPEN, NOT_ASKED, STOPPED, Report, Row
 from attn_reference.requirements import Requirement
 
 STYLES = {
@@ -17,6 +17,12 @@ STYLES = {
     "error": "bold magenta",
     "skipped": "dim",
     "observed": "cyan",
+}
+
+STYLES_OF_VERDICTS = {
+    "conforms": "bold green",
+    "differs": "bold yellow",
+    "expected-failures": "bold yellow",
 }
 
 VERDICTS = {
@@ -34,12 +40,18 @@ def show(report: Report, table: dict[str, Requirement], console: Console, *, qui
         console.print(_table(report))
         _observations(report, console)
     for row in report.rows.values():
-        if row.status in ("failed", "error"):
-            again = f"attn-conformance run {report.target} --only {row.requirement} --seed {report.seed}"
-            effort = "" if report.effort == "default" else f" --effort {report.effort}"
-            story(row, table[row.requirement], console, again + effort)
+        if row.status in ("failed", "error") and not row.expected:
+            again = repetition(report.target, row.requirement, seed=report.seed, effort=report.effort)
+            story(row, table[row.requirement], console, again)
+    _expected(report, console)
     _declared(report, console)
     _verdict(report, console)
+
+
+def repetition(target: str, requirement: str, *, seed: int, effort: str) -> str:
+    """The command that judges a requirement again."""
+    command = f"attn-conformance run {target} --only {requirement} --seed {seed}"
+    return command if effort == "default" else f"{command} --effort {effort}"
 
 
 def _table(report: Report) -> Table:
@@ -98,6 +110,16 @@ def story(row: Row, requirement: Requirement, console: Console, again: str) -> N
         console.print(Padding(escape(line), (0, 0, 0, 2)), highlight=False)
 
 
+def _expected(report: Report, console: Console) -> None:
+    """Failures that were listed as expected, one line each with the reason."""
+    expected = [row for row in report.rows.values() if row.expected]
+    if expected:
+        console.print("\n[bold]Expected failures[/]")
+    for row in expected:
+        line = f"{row.requirement} {row.status} ({row.level}): {row.headline.removeprefix(EXPECTED)}"
+        console.print(Padding(escape(line), (0, 0, 0, 2)))
+
+
 def _declared(report: Report, console: Console) -> None:
     declared = [row for row in report.rows.values() if row.declared]
     if declared:
@@ -107,11 +129,13 @@ def _declared(report: Report, console: Console) -> None:
 
 
 def _verdict(report: Report, console: Console) -> None:
-    style = {"conforms": "bold green", "differs": "bold yellow"}.get(report.verdict, "bold red")
+    style = STYLES_OF_VERDICTS.get(report.verdict, "bold red")
     counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n and status != "failed")
-    failed = [row.level for row in report.rows.values() if row.status == "failed"]
+    failed = [row.level for row in report.rows.values() if row.status == "failed" and not row.expected]
     by_level = [f"{failed.count(level)} {level} failed" for level in ("must", "should") if level in failed]
-    counts = ", ".join([*by_level, counts])
+    expected = sum(row.expected and row.status == "failed" for row in report.rows.values())
+    as_expected = [f"{expected} failed as expected"] if expected else []
+    counts = ", ".join([*by_level, *as_expected, counts])
     musts = [row for row in report.rows.values() if row.level == "must" and not row.planned]
     judged = sum(row.status in ("passed", "failed") for row in musts)
     console.print(
@@ -129,7 +153,9 @@ def _verdict(report: Report, console: Console) -> None:
     if planned:
         note(f"not checked by this version: {', '.join(planned)}")
     shoulds = [
-        row.requirement for row in report.rows.values() if row.level == "should" and row.status == "failed"
+        row.requirement
+        for row in report.rows.values()
+        if row.level == "should" and row.status == "failed" and not row.expected
     ]
     if shoulds:
         note(f"should-requirements that fail (they count with --strict): {', '.join(shoulds)}")

@@ -1,0 +1,108 @@
+"""Asking: requirements as tests of pytest, each judged on one target when its test runs."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cache
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from attn_conformance.expectations import Expectation, settled
+from attn_conformance.report.terminal import repetition, story
+from attn_conformance.results import EXPECTED, Row
+from attn_conformance.runner import judged, wanted
+from attn_conformance.subject import Subject
+from attn_conformance.targets import Narrowing, subject
+from attn_reference.requirements import Requirement, load_requirements
+
+WIDTH = 110
+"""Columns of a failure's story, as on the command line where the output is no terminal."""
+
+
+@cache
+def loaded(target: str, narrowing: Narrowing) -> tuple[Subject, dict[str, str]]:
+    """The subject of a target and what it refuses, once a process; the working directory is importable."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return subject(target, narrowing)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Under which terms requirements are asked."""
+
+    effort: str
+    seed: int
+    only: tuple[str, ...]
+    strict: bool
+    expected: Mapping[str, Expectation]
+    narrowing: Narrowing
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One requirement asked of one target. properties: where what is worth reporting goes, by name."""
+
+    requirement: Requirement
+    target: str
+    terms: Terms
+    properties: list[tuple[str, object]] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        """The requirement's id."""
+        return self.requirement.id
+
+    @property
+    def level(self) -> str:
+        """must, should or observed, before the target's claims are looked at."""
+        return self.requirement.level
+
+    @property
+    def text(self) -> str:
+        """The requirement's sentence."""
+        return self.requirement.text
+
+    def verify(self) -> None:
+        """Judge it: returns if it passed or was merely observed; else pytest's fail, skip or xfail."""
+        __tracebackhide__ = True
+        row = self._row()
+        if row.status == "skipped":
+            pytest.skip(row.message or "")
+        properties = (("observation", row.observation), ("declared", row.declared))
+        self.properties.extend((name, value) for name, value in properties if value is not None)
+        if row.expected:
+            pytest.xfail(row.headline.removeprefix(EXPECTED))
+        if row.status in ("failed", "error"):
+            if row.level == "should" and not self.terms.strict and not row.unexpected:
+                pytest.xfail(f"a should-requirement: {row.headline}")
+            pytest.fail(self._story(row), pytrace=False)
+        if row.declared and self.terms.strict:
+            pytest.fail(f"{self.id} differs as documented: {row.declared}", pytrace=False)
+
+    def _row(self) -> Row:
+        found, refused = loaded(self.target, self.terms.narrowing)
+        effort, seed = self.terms.effort, self.terms.seed
+        row, _ = judged(self.requirement, found, effort=effort, seed=seed, refused=refused)
+        return settled(row, self.terms.expected.get(self.id), date.today())
+
+    def _story(self, row: Row) -> str:
+        text = io.StringIO()
+        console = Console(file=text, width=WIDTH, highlight=False, color_system=None)
+        again = repetition(self.target, self.id, seed=self.terms.seed, effort=self.terms.effort)
+        story(row, self.requirement, console, again)
+        return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
+
+
+def asked(target: str, terms: Terms) -> list[Asked]:
+    """The requirements of a target's kind; TargetError if it cannot be judged, ValueError if `only` is unknown."""
+    found, _ = loaded(target, terms.narrowing)
+    table = {name: r for name, r in load_requirements().items() if found.kind in r.kinds}
+    named = wanted(table, terms.only)
+    return [Asked(requirement, target, terms) for name, requirement in table.items() if name in named]

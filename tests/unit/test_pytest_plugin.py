@@ -1,0 +1,192 @@
+"""The suite inside pytest, as a stranger meets it: a folder, an implementation, three lines or none."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+RIGHT = """
+from attn_reference import attention
+"""
+WRONG = """
+import attn_reference
+
+def attention(q, k, v, mask=None, is_causal=False):
+    mask = ~mask if mask is not None and mask.dtype == bool else mask
+    return attn_reference.attention(q, k, v, mask, is_causal)
+"""
+RIGHT_CLASS = """
+from attn_reference import MultiHeadAttention
+"""
+WRONG_CLASS = """
+import attn_reference
+
+class MultiHeadAttention(attn_reference.MultiHeadAttention):
+    def forward(self, x, xa=None, mask=None, kv_cache=None):
+        y = super().forward(x, xa, mask, kv_cache)
+        return (y[0] + 1, *y[1:]) if isinstance(y, tuple) else y + 1
+    __call__ = forward
+"""
+TEST = """
+from attn_conformance import conformance
+
+@conformance("{target}", effort="smoke", only=[{only}], {more})
+def test_conformance(requirement):
+    assert requirement.text
+    assert requirement.level in ("must", "should", "observed")
+    requirement.verify()
+"""
+HIDES_NAN = """
+import numpy as np
+import attn_reference
+
+def attention(q, k, v, mask=None, is_causal=False):
+    return attn_reference.attention(np.nan_to_num(q), k, v, mask, is_causal)
+"""
+
+
+@pytest.fixture
+def folder(pytester: pytest.Pytester) -> pytest.Pytester:
+    package = pytester.mkpydir("mypkg")
+    for name, source in {
+        "right": RIGHT,
+        "wrong": WRONG,
+        "right_class": RIGHT_CLASS,
+        "wrong_class": WRONG_CLASS,
+        "hides_nan": HIDES_NAN,
+    }.items():
+        (package / f"{name}.py").write_text(source, encoding="utf-8")
+    return pytester
+
+
+def asked(
+    folder: pytest.Pytester, target: str, only: str, *arguments: str, more: str = ""
+) -> pytest.RunResult:
+    named = ", ".join(repr(name) for name in only.split(","))
+    folder.makepyfile(test_it=TEST.format(target=target, only=named, more=more))
+    return folder.runpytest_subprocess("-W", "error", "--strict-markers", "-rA", *arguments)
+
+
+def suite(folder: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    command = ("--pyargs", "attn_conformance.suite", "--attn-effort", "smoke", "-rA", *arguments)
+    return folder.runpytest_subprocess(*command)
+
+
+def test_a_right_class_passes_with_an_id_for_each_requirement(folder: pytest.Pytester) -> None:
+    result = asked(folder, "mypkg.right_class:MultiHeadAttention", "MASK-1,CTOR-1", "-v")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["test_it.py::test_conformance[[]MASK-1[]] PASSED*"])
+
+
+def test_a_wrong_class_fails_with_the_story_and_without_our_traceback(folder: pytest.Pytester) -> None:
+    result = asked(folder, "mypkg.wrong_class:MultiHeadAttention", "EQ-1,CTOR-1")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "EQ-1 failed (must): *",
+            "  smallest case: forward, self-attention, B=1 *",
+            "  what happened: differs from the reference: *",
+            "  found after * examples; again: attn-conformance run mypkg.wrong_class:MultiHeadAttention *",
+        ]
+    )
+    assert "asking.py" not in result.stdout.str()
+
+
+def test_without_a_file_and_on_two_workers(folder: pytest.Pytester) -> None:
+    targets = ("--attn-impl", "mypkg.right:attention", "--attn-impl", "mypkg/wrong.py:attention")
+    result = suite(folder, *targets, "--attn-only", "MASK-1,EQ-3", "-n", "2")
+    result.assert_outcomes(passed=3, failed=1)
+    output = result.stdout.str()
+    assert "::test_conformance[mypkg.right:attention-MASK-1]" in output
+    assert "MASK-1 failed (must): In a boolean mask True means" in output
+
+
+def test_one_node_can_be_asked_for(folder: pytest.Pytester) -> None:
+    node = "attn_conformance.suite.test_conformance::test_conformance[mypkg.right:attention-MASK-1]"
+    arguments = ("--pyargs", node, "--attn-impl", "mypkg.right:attention", "--attn-effort", "smoke")
+    folder.runpytest_subprocess(*arguments).assert_outcomes(passed=1)
+
+
+def test_the_command_line_fills_in_what_the_decorator_leaves_out(folder: pytest.Pytester) -> None:
+    folder.makepyfile(test_it=TEST.format(target="mypkg.right:attention", only="'MASK'", more=""))
+    options = ("--attn-without", "float-mask", "--attn-dtype", "float32", "--attn-seed", "3")
+    result = folder.runpytest_subprocess("-rA", *options)
+    result.stdout.fnmatch_lines(["SKIPPED * not claimed: float-mask"])
+    assert result.ret == 0
+
+
+def test_a_failed_should_is_an_expected_failure_unless_strict(folder: pytest.Pytester) -> None:
+    result = asked(folder, "mypkg.hides_nan:attention", "NUM-4")
+    result.assert_outcomes(xfailed=1)
+    result.stdout.fnmatch_lines(["XFAIL *NUM-4* a should-requirement: NaN at * is hidden in *"])
+    asked(folder, "mypkg.hides_nan:attention", "NUM-4", "--attn-strict").assert_outcomes(failed=1)
+    asked(folder, "mypkg.hides_nan:attention", "NUM-4", more="strict=True").assert_outcomes(failed=1)
+
+
+def test_a_documented_difference_passes_unless_strict(folder: pytest.Pytester) -> None:
+    target = "torch.nn.functional:scaled_dot_product_attention"
+    asked(folder, target, "CAUSAL-3", more="dtype=['float32']").assert_outcomes(passed=1)
+    result = asked(folder, target, "CAUSAL-3", "--attn-strict", more="dtype=['float32']")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["CAUSAL-3 differs as documented: *top left*"])
+
+
+@pytest.mark.parametrize(
+    "more", ["expected_failures={'MASK-1': 'see #12'}", "expected_failures='known.toml'"]
+)
+def test_expected_failures_and_unexpected_passes(folder: pytest.Pytester, more: str) -> None:
+    (folder.path / "known.toml").write_text('[[expected]]\nrequirement = "MASK-1"\nreason = "see #12"\n')
+    result = asked(folder, "mypkg.wrong:attention", "MASK-1", more=more)
+    result.assert_outcomes(xfailed=1)
+    result.stdout.fnmatch_lines(["XFAIL *MASK-1* see #12"])
+    result = asked(folder, "mypkg.right:attention", "MASK-1", more=more)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*passed, though it was expected to fail: see #12"])
+
+
+def test_expected_failures_on_the_command_line(folder: pytest.Pytester) -> None:
+    (folder.path / "known.toml").write_text('[[expected]]\nrequirement = "MASK-1"\nreason = "see #12"\n')
+    wrong = ("--attn-impl", "mypkg.wrong:attention", "--attn-only", "MASK-1")
+    suite(folder, *wrong, "--attn-expect", "known.toml").assert_outcomes(xfailed=1)
+    result = suite(folder, *wrong, "--attn-expect", "absent.toml")
+    result.stdout.fnmatch_lines(["*absent.toml: the file cannot be read: No such file*"])
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_what_is_observed_passes_with_a_property(folder: pytest.Pytester) -> None:
+    asked(folder, "mypkg.right:attention", "CAUSAL-7", "--junit-xml=it.xml").assert_outcomes(passed=1)
+    assert '<property name="observation" value="' in (folder.path / "it.xml").read_text(encoding="utf-8")
+
+
+def test_what_is_not_claimed_or_planned_is_skipped_with_the_reason(folder: pytest.Pytester) -> None:
+    result = asked(folder, "mypkg.right:attention", "MASK-2,GRAD-2", more="without=['float-mask']")
+    result.assert_outcomes(skipped=2)
+    result.stdout.fnmatch_lines(["SKIPPED *: not claimed: float-mask"])
+
+
+def test_the_suite_without_a_target_is_a_usage_error(folder: pytest.Pytester) -> None:
+    result = suite(folder)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: attn_conformance.suite needs a target: --attn-impl *"])
+
+
+@pytest.mark.parametrize(
+    ("target", "only", "message"),
+    [
+        (
+            "mypkg.absent:attention",
+            "MASK-1",
+            "cannot judge mypkg.absent:attention: no module named 'mypkg.absent'",
+        ),
+        ("mypkg.right:attention", "MASQUE", "cannot judge no requirement or group 'MASQUE'; groups are *"),
+    ],
+)
+def test_what_cannot_be_judged_is_one_clear_error(
+    folder: pytest.Pytester, target: str, only: str, message: str
+) -> None:
+    result = asked(folder, target, only)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([f"*{message}"])
+    assert "pytest_plugin.py" not in result.stdout.str()
