@@ -1,15 +1,14 @@
 """Runs on real libraries fail what docs/findings expects, and accuse of nothing else; where they are installed."""
 
 import os
-import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 
+from attn_conformance.expectations import expectations
 from attn_conformance.runner import run
 from attn_conformance.targets import subject
-from attn_reference.requirements import load_requirements
 
 FINDINGS = Path(__file__).parents[2] / "docs" / "findings"
 PACKAGES = {
@@ -27,8 +26,7 @@ SLOW = {"whisper", "whisper-manual", "nn-mha", "nn-mha-weights", "ort-attention"
 
 
 def expected(peer):
-    entries = tomllib.loads((FINDINGS / peer / "expected.toml").read_text(encoding="utf-8"))["expected"]
-    return {entry["requirement"]: entry for entry in entries}
+    return expectations(FINDINGS / peer / "expected.toml")
 
 
 def installed(peer):
@@ -49,14 +47,13 @@ def failing(target):
 
 @pytest.mark.parametrize("peer", PACKAGES)
 def test_expectations_name_requirements_and_give_reasons_and_scripts_that_exist(peer):
-    for name, entry in expected(peer).items():
-        assert name in load_requirements()
-        assert entry["reason"].partition(":")[0] in ("bug", "documented", "silent")
-        assert (FINDINGS / peer / entry.get("script", "expected.toml")).is_file()
+    for entry in expected(peer).values():
+        assert entry.reason.partition(":")[0] in ("bug", "documented", "silent")
+        assert (FINDINGS / peer / (entry.script or "expected.toml")).is_file()
 
 
 def test_every_failure_of_espnet_is_backed_by_a_script():
-    assert all("script" in entry for entry in expected("espnet").values())
+    assert all(entry.script for entry in expected("espnet").values())
 
 
 @pytest.mark.parametrize("peer", PACKAGES)
