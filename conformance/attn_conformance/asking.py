@@ -14,11 +14,12 @@ import pytest
 from rich.console import Console
 
 from attn_conformance.expectations import Expectation, settled
+from attn_conformance.judging import GivenUp, Judging
 from attn_conformance.report.terminal import repetition, story
-from attn_conformance.results import EXPECTED, Row
-from attn_conformance.runner import judged, wanted
-from attn_conformance.subject import Subject
-from attn_conformance.targets import Narrowing, subject
+from attn_conformance.results import EXPECTED, SPENT, Row
+from attn_conformance.rows import Order
+from attn_conformance.runner import opened, wanted
+from attn_conformance.targets import Narrowing
 from attn_reference.requirements import Requirement, load_requirements
 
 WIDTH = 110
@@ -26,11 +27,11 @@ WIDTH = 110
 
 
 @cache
-def loaded(target: str, narrowing: Narrowing) -> tuple[Subject, dict[str, str]]:
-    """The subject of a target and what it refuses, once a process; the working directory is importable."""
+def loaded(target: str, narrowing: Narrowing, isolate: bool) -> Judging:
+    """A target, loaded once a process; the working directory is importable."""
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    return subject(target, narrowing)
+    return opened(target, narrowing, isolate=isolate)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Terms:
     strict: bool
     expected: Mapping[str, Expectation]
     narrowing: Narrowing
+    isolate: bool
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,11 @@ class Asked:
             pytest.fail(f"{self.id} differs as documented: {row.declared}", pytrace=False)
 
     def _row(self) -> Row:
-        found, refused = loaded(self.target, self.terms.narrowing)
-        effort, seed = self.terms.effort, self.terms.seed
-        row, _ = judged(self.requirement, found, effort=effort, seed=seed, refused=refused)
+        judging = loaded(self.target, self.terms.narrowing, self.terms.isolate)
+        try:
+            row = judging.judge(Order(self.id, self.terms.effort, self.terms.seed)).row
+        except GivenUp:
+            row = Row(self.id, self.level, "failed", message=SPENT)
         return settled(row, self.terms.expected.get(self.id), date.today())
 
     def _story(self, row: Row) -> str:
@@ -102,7 +106,7 @@ class Asked:
 
 def asked(target: str, terms: Terms) -> list[Asked]:
     """The requirements of a target's kind; TargetError if it cannot be judged, ValueError if `only` is unknown."""
-    found, _ = loaded(target, terms.narrowing)
-    table = {name: r for name, r in load_requirements().items() if found.kind in r.kinds}
+    facts = loaded(target, terms.narrowing, terms.isolate).facts
+    table = {name: r for name, r in load_requirements().items() if facts.kind in r.kinds}
     named = wanted(table, terms.only)
     return [Asked(requirement, target, terms) for name, requirement in table.items() if name in named]

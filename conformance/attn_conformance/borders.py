@@ -200,6 +200,10 @@ class TorchBorder:
         torch = self.torch
         if not isinstance(native, torch.Tensor):
             raise TypeError(f"a torch.Tensor was expected, got {type(native).__name__}")
+        if type(native) not in (torch.Tensor, torch.nn.Parameter) and native.numel() and _has_no_data(native):
+            raise TypeError(
+                f"a torch.Tensor with data was expected, got {type(native).__name__}, which has none"
+            )
         tensor = native.detach().cpu()
         if tensor.dtype == torch.bfloat16:
             return np.array(tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16))
@@ -247,6 +251,14 @@ class TorchBorder:
         torch.set_rng_state(tensors[0])
         if len(tensors) > 1:
             torch.cuda.set_rng_state_all(tensors[1:])
+
+
+def _has_no_data(tensor: Any) -> bool:
+    """Whether a tensor of a subclass is a promise to compute, or a wrapper of other tensors."""
+    try:
+        return int(tensor.data_ptr()) == 0
+    except RuntimeError:
+        return True
 
 
 class JaxBorder:

@@ -1,18 +1,13 @@
-"""The command line: `attn-conformance run | list | explain`."""
+"""The command line: `attn-conformance run | report | explain | list`."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import sys
 from collections.abc import Sequence
-from datetime import date
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 EPILOG = (
     "Exit status: 0 conforms, differs only as documented, or fails only as expected; 1 fails or incomplete; 2 nothing "
@@ -33,6 +28,20 @@ def numbers(text: str) -> tuple[int, ...]:
     return values
 
 
+def positive(text: str) -> int:
+    """A positive integer."""
+    (value,) = numbers(text)
+    return value
+
+
+def seconds(text: str) -> float:
+    """A positive number."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"a positive number was expected, not {text!r}")
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments of all verbs."""
     top = argparse.ArgumentParser(
@@ -41,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     top.add_argument("--version", action="version", version=importlib.metadata.version("attn-conformance"))
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="{list,run,explain}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="{list,run,explain,report}")
 
     listing = verbs.add_parser(
         "list", help="implementations that are registered, and what could be installed"
@@ -89,8 +98,40 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--expect", type=Path, metavar="FILE.toml", help="failures to expect: one that passes fails"
     )
+    run.add_argument(
+        "--replay",
+        type=Path,
+        metavar="RESULT.json",
+        help="try the counterexamples of an earlier result, no others",
+    )
     run.add_argument("--json", type=Path, metavar="FILE", help="write the result file")
+    run.add_argument("--html", type=Path, metavar="FILE", help="write a page to read it on")
+    run.add_argument("--junit", type=Path, metavar="FILE", help="write it as JUnit XML")
+    run.add_argument(
+        "--jobs", type=positive, default=1, metavar="N", help="judge by so many processes at once"
+    )
+    run.add_argument("--no-isolate", action="store_true", help="judge in this process, for debuggers")
+    run.add_argument(
+        "--call-limit", type=seconds, default=30.0, metavar="SECONDS", help="for one case (default 30)"
+    )
+    run.add_argument(
+        "--memory-limit",
+        type=seconds,
+        default=4.0,
+        metavar="GIB",
+        help="for a process, once loaded (default 4)",
+    )
     run.add_argument("--quiet", action="store_true", help="failures and the verdict only")
+
+    report = verbs.add_parser("report", help="result files as pages: one implementation, or many as a matrix")
+    report.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
+    report.add_argument("--html", type=Path, metavar="DIR", help="write index.html and what it needs there")
+    report.add_argument(
+        "--expect",
+        type=Path,
+        metavar="FILE.toml",
+        help="write the failures down as expected: a new file, or what has changed in one that exists",
+    )
 
     explain = verbs.add_parser(
         "explain", help="a requirement: its source, who agrees, an example of a failure"
@@ -106,83 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     # Logs have no width of their own; 110 columns hold a table row in every viewer.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-    verb = {"list": _list, "run": _run, "explain": _explain}[options.verb]
-    return verb(options, console)
-
-
-def _list(options: argparse.Namespace, console: Console) -> int:
-    from attn_conformance.listing import show
-
-    show(console, claims=options.claims)
-    return 0
-
-
-def _explain(options: argparse.Namespace, console: Console) -> int:
-    from attn_conformance.explain import show
-
-    return show(options.id, console)
-
-
-def _run(options: argparse.Namespace, console: Console) -> int:
-    from attn_conformance.expectations import applied, expectations
-    from attn_conformance.loading import TargetError
-    from attn_conformance.report import terminal
-    from attn_conformance.report.progress import Progress
-    from attn_conformance.results import Report, to_json
-    from attn_conformance.runner import run
-    from attn_conformance.targets import Narrowing, subject
-    from attn_reference import SPEC_VERSION
-    from attn_reference.requirements import load_requirements
-
-    errors = error_console()
-    if options.json is not None and not options.json.resolve().parent.is_dir():
-        errors.print(f"--json: there is no folder {options.json.resolve().parent}")
-        return 2
-    today = date.today()
-    try:
-        expected = {} if options.expect is None else expectations(options.expect)
-    except ValueError as error:
-        errors.print(f"--expect: {error}", markup=False)
-        return 2
-    narrowing = Narrowing(
-        options.convention, options.add, options.drop, options.dtype, options.head_dims, options.device
-    )
-    sys.path.insert(0, str(Path.cwd()))  # the working directory is importable
-    reports: list[Report] = []
-    unjudged = False
-    for target in options.targets:
-        try:
-            found, refused = subject(target, narrowing)
-            with Progress(target, quiet=options.quiet) as progress:
-                report = run(
-                    found,
-                    effort=options.effort,
-                    seed=options.seed,
-                    only=options.only,
-                    fail_fast=options.fail_fast,
-                    tolerated={name for name, known in expected.items() if not known.expired(today)},
-                    refused=refused,
-                    progress=progress,
-                )
-        except (TargetError, ValueError) as error:
-            errors.print(f"cannot judge {error}", markup=False)
-            unjudged = True
-            continue
-        report = applied(report, expected, today)
-        reports.append(report)
-        terminal.show(report, load_requirements(), console, quiet=options.quiet)
-    if options.json is not None and reports:
-        data: dict[str, Any] = to_json(
-            reports, suite=importlib.metadata.version("attn-conformance"), spec=SPEC_VERSION
-        )
-        options.json.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    if unjudged:
-        return 2
-    return 0 if all(report.ok(strict=options.strict) for report in reports) else 1
-
-
-def error_console() -> Console:
-    """The console on standard error."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    verb = import_module(f"attn_conformance.commands.{options.verb}")  # the others' imports would cost time
+    status: int = verb.command(options, console, errors)
+    return status

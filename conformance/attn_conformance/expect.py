@@ -70,11 +70,13 @@ def same(first: Array, second: Array, answer: Answer, what: str) -> None:
 
 
 def rejection(subject: Subject, call: Call, natives: dict[str, Any] | None = None) -> Exception:
-    """The exception with which the subject rejects a call; Failed if it returns numbers."""
+    """The exception with which the subject rejects a call; Failed if it returns numbers, or would end the program."""
     try:
         result = subject.run(call, natives)
     except Raised as raised:
-        return raised.error
+        if isinstance(raised.error, Exception):
+            return raised.error
+        raise
     raise Failed(f"accepted the call: numbers of shape {result.out.shape} came back")
 
 

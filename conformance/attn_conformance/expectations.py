@@ -40,14 +40,19 @@ class Expectation:
         return self.expires is not None and today > self.expires
 
 
-def expectations(source: Mapping[str, str] | str | Path) -> dict[str, Expectation]:
+def expectations(source: Mapping[str, str | Expectation] | str | Path) -> dict[str, Expectation]:
     """Expectations by requirement id, from a mapping {id: reason} or a TOML file of [[expected]] tables.
+
+    What is an Expectation already stays as it is.
 
     ValueError if it is malformed: it names the file and the entry, and says what to do.
     """
     if isinstance(source, Mapping):
-        entries: Any = [{"requirement": name, "reason": reason} for name, reason in source.items()]
-        return _collected(entries, "expected failures")
+        ready = {name: known for name, known in source.items() if isinstance(known, Expectation)}
+        entries: Any = [
+            {"requirement": name, "reason": reason} for name, reason in source.items() if name not in ready
+        ]
+        return ready | _collected(entries, "expected failures")
     try:
         data = tomllib.loads(Path(source).read_text(encoding="utf-8"))
     except OSError as error:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis.errors import Flaky
 
+from attn_conformance.audit import auditing
 from attn_conformance.cases import Case, KernelCase
 from attn_conformance.cases.events import occurring
+from attn_conformance.endings import out_of_memory
 from attn_conformance.independent import BACKEND
 from attn_conformance.judge import Failed, NotAsked
 from attn_conformance.registry import Check, Outcome
 from attn_conformance.subject import Subject
+
+Watch = Callable[[Check, Case], Failed | None]
+"""Told of each case before the implementation gets it; gives what is known of it already, which is then not run."""
 
 AS_REQUIRED = "as the requirement says"
 """What is recorded where a requirement that is merely observed holds."""
@@ -33,14 +40,27 @@ class Tally:
     last: tuple[Case, Failed] | None = None
     repeats: bool = True
     unasked: str | None = None
+    copied: set[str] = field(default_factory=set)
+
+
+def unwatched(check: Check, case: Case) -> None:
+    """Nobody is told, nothing is known."""
 
 
 def explore(
-    check: Check, subject: Subject, *, examples: int, seed_value: int, observe: bool = False
+    check: Check,
+    subject: Subject,
+    *,
+    examples: int,
+    seed_value: int,
+    observe: bool = False,
+    watch: Watch = unwatched,
+    audit: bool = False,
 ) -> Tally:
     """Run a check on up to `examples` cases; a failing case is kept as found and, as `last`, as small as it gets.
 
-    observe: record what happens in each example and judge nothing.
+    observe: record what happens in each example and judge nothing. audit: listen to the first example for calls of the
+    reference, which `copied` names then.
     """
     tally = Tally()
 
@@ -63,12 +83,17 @@ def explore(
     @given(check.cases(check.narrowed(subject.scope)))
     def example(case: Case) -> None:
         searching = tally.first is None
+        if tally.first is not None and out_of_memory(tally.first[1].message) and case != tally.first[0]:
+            return  # each attempt to make it smaller would fill the memory again
         if searching:
             tally.examples += 1
             tally.dtypes[case.dtype] += 1
             tally.events.update(occurring(case))
+        listening = auditing() if audit and searching and tally.examples == 1 else nullcontext(tally.copied)
         try:
-            outcome, failed = _attempt(check, subject, case)
+            with listening as heard:
+                outcome, failed = attempt(check, subject, case, watch)
+            tally.copied |= heard
         except NotAsked as reason:
             tally.unasked = str(reason)
             return
@@ -101,8 +126,12 @@ def _fault(case: Case) -> str:
     return case.fault if isinstance(case, KernelCase) else "none"
 
 
-def _attempt(check: Check, subject: Subject, case: Case) -> tuple[Outcome, Failed | None]:
+def attempt(
+    check: Check, subject: Subject, case: Case, watch: Watch = unwatched
+) -> tuple[Outcome, Failed | None]:
     """The outcome of one example, or its failure without the traceback, which would keep every array alive."""
+    if (known := watch(check, case)) is not None:
+        return False, known
     try:
         return check.function(subject.open(), case), None
     except Failed as failed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from attn_conformance.cases import Call
 from attn_conformance.conventions import Convention
 from attn_conformance.faults import put
 from attn_conformance.judge import Failed
+from attn_conformance.process_state import process_state
 from attn_conformance.scope import Scope
 from attn_conformance.subject import Array, Result, Subject, blaming
 from attn_reference import Claims, Problem, lower
@@ -30,6 +31,8 @@ class KernelSubject(Subject):
     border: Border
     claims: Claims
     device: str = "cpu"
+    foreign: bool = False
+    state: dict[str, Any] = field(default_factory=process_state, compare=False, repr=False)
 
     def open(self) -> KernelSubject:
         """Of a function that has `fresh()`, what that returns, else the function itself."""
@@ -76,7 +79,7 @@ class KernelSubject(Subject):
         out, lse = self.received(returned), None if lse is None else self.received(lse)
         if self.convention.axes == "BTHD" and out.ndim == 4:
             out = out.swapaxes(1, 2)
-        return Result(out, lse, str(getattr(returned, "device", "cpu")))
+        return Result(out, lse, str(getattr(returned, "device", "cpu")), returned)
 
     def _bind(self, natives: dict[str, Any], call: Call) -> tuple[list[Any], dict[str, Any]]:
         names = self.convention.names

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_conformance.adapters import NEEDS
+from attn_conformance.endings import by_user
 from attn_reference.claims import Claims
 
 GROUP = "attn_conformance.implementations"
@@ -81,7 +82,9 @@ def _object(where: str, target: str) -> Any:
         missing = error.name or module_name
         hint = _install_hint(missing)
         raise TargetError(f"{target}: no module named {missing!r}{hint}") from error
-    except Exception as error:
+    except BaseException as error:
+        if by_user(error) or isinstance(error, TargetError):
+            raise
         raise TargetError(f"{target}: importing it raised {type(error).__name__}: {error}") from error
     found: Any = module
     for part in path.split("."):

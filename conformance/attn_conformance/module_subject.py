@@ -15,6 +15,7 @@ from attn_conformance.conventions import Convention
 from attn_conformance.faults import put
 from attn_conformance.implementation import PARAMETERS, Implementation, Session
 from attn_conformance.judge import Answer, Failed, ask_forward
+from attn_conformance.process_state import process_state
 from attn_conformance.scope import OPENED_BY, WINDOWS, Scope
 from attn_conformance.subject import Array, Result, Subject, blaming
 from attn_reference import Claims, Problem, lower
@@ -36,6 +37,8 @@ class ModuleSubject(Subject):
     claims: Claims
     device: str = "cpu"
     key_bias: bool = False
+    foreign: bool = False
+    state: dict[str, Any] = field(default_factory=process_state, compare=False, repr=False)
     handles: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def open(self) -> ModuleSubject:
@@ -110,7 +113,7 @@ class ModuleSubject(Subject):
             raise Failed(f"returned shape {y.shape}, expected (B, T, n_state) = {expected}")
         if y.shape == expected:
             y = split(y, call.heads) if call.window == "qkv" else self.carrier(call).heads_of(y)
-        return Result(y, None, str(getattr(returned, "device", "cpu")))
+        return Result(y, None, str(getattr(returned, "device", "cpu")), returned)
 
     def prepare(self, call: Call) -> None:
         """Build the module that serves a call."""

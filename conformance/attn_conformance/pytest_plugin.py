@@ -41,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--attn-with", default="", metavar="CLAIM[,...]", help="claims to add")
     group.addoption("--attn-without", default="", metavar="CLAIM[,...]", help="claims to leave out")
     group.addoption("--attn-convention", metavar="NAME", help="how arguments are spelled")
+    group.addoption("--attn-no-isolate", action="store_true", help="judge in this process, for debuggers")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -141,6 +142,7 @@ def _terms(config: pytest.Config, given: Mapping[str, Any], folder: Path) -> Ter
         only=listed("only"),
         strict=choice("strict"),
         expected={} if expect is None else expectations(expect),
+        isolate=not config.option.attn_no_isolate,
         narrowing=Narrowing(
             convention=choice("convention"),
             add=listed("with"),

@@ -57,6 +57,11 @@ class Check:
     at_most: int | None = None
 
     @property
+    def name(self) -> str:
+        """Name of the check's function."""
+        return self.function.__name__
+
+    @property
     def sentence(self) -> str:
         """First line of the check's docstring."""
         return (self.function.__doc__ or "").strip().splitlines()[0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from attn_conformance.cases import case_from_json
+
 Status = Literal["passed", "failed", "error", "skipped", "observed"]
 Verdict = Literal["conforms", "differs", "expected-failures", "fails", "incomplete"]
 
@@ -13,8 +15,13 @@ SCHEMA = 1
 
 PLANNED = "planned: this version has no check for it"
 NOT_ASKED = "not asked for (--only)"
+NOT_REPLAYED = "not asked for (--replay): no counterexample is given"
 MISSHAPEN = "not run: the smallest call fails OUT-1"
 STOPPED = "not run: an earlier must failed (--fail-fast)"
+SPENT = "not run: too many cases have used up their time or memory"
+INTERRUPTED = "not run: interrupted"
+LEFT_OUT = frozenset({NOT_ASKED, NOT_REPLAYED, MISSHAPEN, STOPPED, SPENT, INTERRUPTED})
+"""What rows say to which nothing was asked, whatever the target claims."""
 EXPECTED = "expected to fail: "
 UNEXPECTED = "passed, though it was expected to fail"
 
@@ -34,7 +41,8 @@ class Row:
     """What a run says of one requirement.
 
     examples: how many were run; effective: in how many of them the feature mattered. counterexample: the smallest
-    failing case, as JSON. declared: the documented difference that was tested in the requirement's place.
+    failing case, as JSON, and check: the name of the check that it failed. declared: the documented difference that
+    was tested in the requirement's place. reproducer: a script that shows the failure by itself.
     """
 
     requirement: str
@@ -48,7 +56,7 @@ class Row:
     declared: str | None = None
     expected: bool = False
     counterexample: dict[str, Any] | None = None
-    summary: str | None = None
+    check: str | None = None
     reproducer: str | None = None
     observation: str | None = None
 
@@ -67,12 +75,22 @@ class Row:
         """The first line of its message: of an expected failure, the reason."""
         return (self.message or "").partition("\n")[0]
 
+    @property
+    def summary(self) -> str | None:
+        """The smallest failing case in one line."""
+        return None if self.counterexample is None else case_from_json(self.counterexample).describe()
+
     def to_json(self) -> dict[str, Any]:
         """The row without its id, which is its key in the result."""
         data = asdict(self)
-        for name in ("requirement", "summary"):
-            del data[name]
+        del data["requirement"]
         return data | {"seconds": round(self.seconds, 3)}
+
+    @staticmethod
+    def from_json(requirement: str, data: dict[str, Any]) -> Row:
+        """The row that `to_json` wrote."""
+        fields: dict[str, Any] = {**data, "cells": tuple(Cell(**cell) for cell in data["cells"])}
+        return Row(requirement, **fields)
 
 
 @dataclass(frozen=True)
@@ -90,6 +108,7 @@ class Report:
     seconds: float
     environment: dict[str, Any] = field(default_factory=dict)
     events: dict[str, int] = field(default_factory=dict)
+    device: str = "cpu"
 
     @property
     def verdict(self) -> Verdict:
@@ -103,6 +122,8 @@ class Report:
         if any(row.status == "error" and not row.expected for row in musts):
             return "incomplete"
         if not any(row.status == "passed" or row.expected for row in musts):
+            return "incomplete"
+        if any(row.message in (SPENT, INTERRUPTED) for row in musts):
             return "incomplete"
         if any(row.expected for row in rows):
             return "expected-failures"

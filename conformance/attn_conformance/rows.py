@@ -5,14 +5,19 @@ from __future__ import annotations
 import time
 import zlib
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from attn_conformance.exploration import AS_REQUIRED, Tally, explore
+from threadpoolctl import threadpool_limits
+
+from attn_conformance.exploration import AS_REQUIRED, Tally, Watch, attempt, explore, unwatched
+from attn_conformance.judge import NotAsked
 from attn_conformance.registry import Check, checks
-from attn_conformance.results import PLANNED, Cell, Row, Status
+from attn_conformance.results import MISSHAPEN, NOT_REPLAYED, PLANNED, Cell, Row, Status
+from attn_conformance.stored import Stored
 from attn_conformance.subject import Subject
 from attn_reference.claims import MASK_FEATURES
-from attn_reference.requirements import Requirement
+from attn_reference.requirements import Requirement, load_requirements
 
 TRIED = frozenset({"gqa", "scale", "dv"})
 """Claims that a plain function does not make, and whose requirements are tried all the same."""
@@ -23,27 +28,106 @@ ABOUT_MASKS = frozenset({"CAUSAL-4", "CAUSAL-5", "CAUSAL-6", "CACHE-6"})
 DEFAULT = 150
 """Examples of a row at the default effort, to which a check's own limit refers; never fewer than two."""
 
+EFFORTS = {"smoke": 20, "default": DEFAULT, "thorough": 10 * DEFAULT}
+"""Examples for each requirement, shared by its checks. smoke: seconds. default: that of the published rates."""
+
+PARALLEL = frozenset({"NUM-1", "EQ-6"})
+"""Requirements whose cases have work for several threads: there the target keeps those that it has. Elsewhere one
+thread gives the same result on every machine, and several spin: twice the time on two cores."""
+
 TRIALS = 10
 """Examples in such a trial: enough to tell that something works, not that it conforms."""
 
 
-def judge(
-    requirement: Requirement, subject: Subject, *, examples: int, seed: int, refused: dict[str, str]
-) -> tuple[Row, Counter[str]]:
-    """The row of a requirement, and how often each event occurred.
+COPIED = "it called the reference ({}): an implementation that does so could pass by copying"
 
-    refused: claimed dtypes that the subject does not take, with what it said; they fail NUM-1 and nothing else.
+
+@dataclass(frozen=True)
+class Order:
+    """A row to be judged: which requirement, and with which cases.
+
+    stored: counterexamples of earlier runs, which come first. replay: whether they alone are asked.
     """
+
+    requirement: str
+    effort: str = "default"
+    seed: int = 0
+    stored: tuple[Stored, ...] = ()
+    replay: bool = False
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What came of an order: the row, how often each event occurred, and the stored cases that no longer fail."""
+
+    row: Row
+    events: Mapping[str, int]
+    healed: tuple[Stored, ...] = ()
+
+
+def judge(order: Order, subject: Subject, refused: Mapping[str, str], watch: Watch = unwatched) -> Judged:
+    """Judge one requirement of a subject's kind.
+
+    refused: claimed dtypes that it does not take, with what it said; they fail NUM-1 and nothing else. Or "OUT-1",
+    which the smallest call fails already, so that nothing else is asked. watch: is told of each case.
+    """
+    requirement = load_requirements()[order.requirement]
+    if "OUT-1" in refused:
+        mine = requirement.id == "OUT-1"
+        status: Status = "failed" if mine else "skipped"
+        message = refused["OUT-1"] if mine else MISSHAPEN
+        return Judged(Row(requirement.id, requirement.level, status, message=message), {})
+    with threadpool_limits(limits=1, user_api="blas" if requirement.id in PARALLEL else None):
+        row, healed = _replayed(requirement, order, subject, watch)
+        if row is not None:
+            return Judged(row, {}, healed)
+        row, events = _explored(requirement, subject, order, refused, watch)
+        return Judged(row, events, healed)
+
+
+def _replayed(
+    requirement: Requirement, order: Order, subject: Subject, watch: Watch
+) -> tuple[Row | None, tuple[Stored, ...]]:
+    """The row that the stored cases decide, None if they leave it open; and those that do not fail any more."""
+    row = Row(requirement.id, level_for(requirement, subject), "skipped", message=NOT_REPLAYED)
+    healed: list[Stored] = []
+    known = {check.name: check for check in checks().get(requirement.id, ()) if subject.kind in check.kinds}
+    for number, stored in enumerate(order.stored, 1):
+        check = known.get(stored.check)
+        if check is None or check.lacks(subject.scope) or unmet(requirement, subject, [check]):
+            continue  # of another version, or of something that is not claimed now
+        try:
+            _, failed = attempt(check, subject, stored.case, watch)
+        except NotAsked:
+            continue
+        except Exception as error:
+            text = f"the suite itself failed: {type(error).__name__}: {error}"
+            return replace(row, status="error", message=text), tuple(healed)
+        if failed is not None and row.level != "observed":
+            cells = (Cell(subject.device, stored.case.dtype, "failed"),)
+            row = replace(row, status="failed", examples=number, message=failed.message, cells=cells)
+            return replace(row, counterexample=stored.case.to_json(), check=check.name), tuple(healed)
+        healed.append(stored)
+    if healed and order.replay:
+        row = replace(row, status="passed", examples=len(healed), effective=len(healed), message=None)
+    return row if order.replay else None, tuple(healed)
+
+
+def _explored(
+    requirement: Requirement, subject: Subject, order: Order, refused: Mapping[str, str], watch: Watch
+) -> tuple[Row, Counter[str]]:
+    """The row of a requirement from drawn cases, and how often each event occurred."""
+    examples = EFFORTS[order.effort]
     started = time.perf_counter()
     level = level_for(requirement, subject)
     row = Row(requirement.id, level, "skipped")
     if requirement.planned:
         return replace(row, message=PLANNED), Counter()
-    number = zlib.crc32(f"{seed} {requirement.id}".encode())
+    number = zlib.crc32(f"{order.seed} {requirement.id}".encode())
     mine = [check for check in checks()[requirement.id] if subject.kind in check.kinds]
     missing = unmet(requirement, subject, mine)
     if missing:
-        works = set(missing) <= TRIED and _works(mine[0], subject, missing, number)
+        works = set(missing) <= TRIED and _works(mine[0], subject, missing, number, watch)
         hint = f" (it works where tried; --with {','.join(missing)} asks for it)" if works else ""
         return replace(row, message=f"not claimed: {', '.join(missing)}{hint}"), Counter()
     tallies: list[tuple[Check, Tally]] = []
@@ -53,7 +137,13 @@ def judge(
         for index, check in enumerate(asked):
             most = share if check.at_most is None else min(share, max(2, check.at_most * examples // DEFAULT))
             tally = explore(
-                check, subject, examples=most, seed_value=number + index, observe=level == "observed"
+                check,
+                subject,
+                examples=most,
+                seed_value=number + index,
+                observe=level == "observed",
+                watch=watch,
+                audit=subject.foreign,
             )
             tallies.append((check, tally))
             if tally.first is not None:
@@ -81,7 +171,11 @@ def judge(
     if (last := tallies[-1][1].last) is not None:
         case = last[0]
         cells = {case.dtype: status}  # of the others nobody knows: the search ended there
-        row = replace(row, counterexample=case.to_json(), summary=case.describe())
+        row = replace(row, counterexample=case.to_json(), check=tallies[-1][0].name)
+    copied = sorted(set().union(*(tally.copied for _, tally in tallies)))
+    if status == "passed" and copied:
+        status, message = "failed", COPIED.format(", ".join(copied[:3]))
+        cells = dict.fromkeys(cells, status)
     if requirement.id == "NUM-1" and refused:
         status, message = "failed", "; ".join(f"{d} is claimed, yet {text}" for d, text in refused.items())
         cells |= dict.fromkeys(refused, status)
@@ -109,10 +203,12 @@ def unmet(requirement: Requirement, subject: Subject, mine: list[Check]) -> list
     return missing
 
 
-def _works(check: Check, subject: Subject, features: list[str], number: int) -> bool:
+def _works(check: Check, subject: Subject, features: list[str], number: int, watch: Watch) -> bool:
     claims = replace(subject.claims, features=subject.claims.features | set(features))
     try:
-        tally = explore(check, subject.claiming(claims), examples=TRIALS, seed_value=number, observe=True)
+        tally = explore(
+            check, subject.claiming(claims), examples=TRIALS, seed_value=number, observe=True, watch=watch
+        )
     except Exception:
         return False  # the convention has no way to say it
     return tally.examples > 0 and tally.failures == 0

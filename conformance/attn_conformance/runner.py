@@ -1,99 +1,206 @@
-"""The runner: every check on one subject, and a report."""
+"""The runner: every requirement on one target, and a report."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from typing import Any
 
-from threadpoolctl import threadpool_limits
-
-from attn_conformance.cases.events import applicable
-from attn_conformance.environment import environment
-from attn_conformance.results import MISSHAPEN, NOT_ASKED, STOPPED, Report, Row, Status
-from attn_conformance.rows import DEFAULT, judge
+from attn_conformance.database import Database, Shelf
+from attn_conformance.expectations import Expectation, applied, expectations
+from attn_conformance.isolation import Limits, Workers
+from attn_conformance.judging import Facts, GivenUp, Here, Judging
+from attn_conformance.reproducer import execute_in_subprocess
+from attn_conformance.results import INTERRUPTED, NOT_ASKED, NOT_REPLAYED, SPENT, STOPPED, Report, Row
+from attn_conformance.rows import Judged, Order
+from attn_conformance.stored import Stored, counterexamples
 from attn_conformance.subject import Subject
+from attn_conformance.targets import Narrowing, subject
 from attn_reference.requirements import Requirement, load_requirements
-
-EFFORTS = {"smoke": 20, "default": DEFAULT, "thorough": 10 * DEFAULT}
-"""Examples for each requirement, shared by its checks. smoke: seconds. default: that of the published rates."""
-
-PARALLEL = frozenset({"NUM-1", "EQ-6"})
-"""Requirements whose cases have work for several threads: there the target keeps those that it has. Elsewhere one
-thread gives the same result on every machine, and several spin: twice the time on two cores."""
 
 Progress = Callable[[str, int, int], None]
 """Called with a requirement id, how many rows are done, and how many there are."""
 
 
 def run(
-    subject: Subject,
+    target: str | Subject,
     *,
     effort: str = "default",
     seed: int = 0,
     only: Iterable[str] = (),
     fail_fast: bool = False,
-    tolerated: Container[str] = (),
-    refused: dict[str, str] | None = None,
+    expected_failures: Mapping[str, str | Expectation] | str | Path | None = None,
+    narrowing: Narrowing = Narrowing(),
+    isolate: bool = True,
+    jobs: int = 1,
+    limits: Limits = Limits(),
+    database: Database | None = None,
+    replay: Mapping[str, Any] | None = None,
+    refused: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Judge a subject by every requirement of its kind (or those in `only`: ids or groups).
+    """Judge a target by every requirement of its kind (or those in `only`: ids or groups).
 
-    refused: claimed dtypes that it does not take, with what it said; they fail NUM-1 and nothing else. Or "OUT-1",
-    which the smallest call fails already, so that nothing else is asked. tolerated: ids whose failure fail_fast lets
-    pass.
+    target: as on the command line; or a subject that is loaded already, with what it refuses as for `rows.judge`, which
+    is judged in this process and whose failures get no standalone scripts. expected_failures: {id: reason}, or a
+    TOML file. isolate: whether the target gets processes of its own, as many as `jobs`. database: where
+    counterexamples are kept; they come first. replay: an entry of "results" of a result file, whose counterexamples
+    alone are tried. Raises TargetError where the target cannot be loaded, ValueError for options that mean nothing.
     """
-    started = time.perf_counter()
-    table = {name: r for name, r in load_requirements().items() if subject.kind in r.kinds}
-    asked = wanted(table, only)
-    rows: dict[str, Row] = {}
-    events: Counter[str] = Counter()
-    stopped = False
-    refused = refused or {}
-    for done, (name, requirement) in enumerate(table.items()):
-        if progress is not None:
-            progress(name, done, len(table))
-        if stopped or name not in asked:
-            rows[name] = Row(name, requirement.level, "skipped", message=STOPPED if stopped else NOT_ASKED)
-            continue
-        row, occurred = judged(requirement, subject, effort=effort, seed=seed, refused=refused)
-        rows[name] = row
-        events.update(occurred)
-        failed = row.status == "failed" and row.level == "must" and name not in tolerated
-        stopped = fail_fast and failed
-    if progress is not None:
-        progress("", len(table), len(table))
-    possible = applicable(subject.scope)
-    return Report(
-        target=subject.target,
-        kind=subject.kind,
-        convention=subject.convention.name,
-        framework=subject.border.name,
-        claims=subject.claims.to_json(),
-        seed=seed,
-        effort=effort,
-        rows=rows,
-        seconds=time.perf_counter() - started,
-        environment=environment(subject),
-        events={name: events[name] for name in sorted(possible)},
-    )
+    expected = {} if expected_failures is None else expectations(expected_failures)
+    wanted(load_requirements(), only)
+    judging: Judging
+    if isinstance(target, Subject):
+        judging = Here(target, refused)
+    else:
+        judging = opened(target, narrowing, isolate=isolate, limits=limits)
+    today = date.today()
+    tolerated = {name for name, known in expected.items() if not known.expired(today)}
+    try:
+        run = _Run(judging, effort, seed, fail_fast, tolerated, database, replay, progress)
+        report = run.report(only, jobs if isolate else 1)
+    finally:
+        judging.close()
+    return applied(report, expected, today)
 
 
-def judged(
-    requirement: Requirement, subject: Subject, *, effort: str, seed: int, refused: dict[str, str]
-) -> tuple[Row, Counter[str]]:
-    """The row of one requirement, and how often each event occurred; refused: as for `run`."""
-    name = requirement.id
-    if "OUT-1" in refused:
-        mine = name == "OUT-1"
-        status: Status = "failed" if mine else "skipped"
-        message = refused[name] if mine else MISSHAPEN
-        return Row(name, requirement.level, status, message=message), Counter()
-    with threadpool_limits(limits=1, user_api="blas" if name in PARALLEL else None):
-        return judge(requirement, subject, examples=EFFORTS[effort], seed=seed, refused=refused)
+def opened(target: str, narrowing: Narrowing, *, isolate: bool = True, limits: Limits = Limits()) -> Judging:
+    """A target, loaded; TargetError if it cannot be."""
+    if isolate:
+        return Workers(target, narrowing, limits)
+    found, refused = subject(target, narrowing)
+    return Here(found, refused, execute=execute_in_subprocess)
 
 
-def wanted(table: dict[str, Requirement], only: Iterable[str]) -> set[str]:
+class _Run:
+    """One report in the making."""
+
+    def __init__(
+        self,
+        judging: Judging,
+        effort: str,
+        seed: int,
+        fail_fast: bool,
+        tolerated: set[str],
+        database: Database | None,
+        replay: Mapping[str, Any] | None,
+        progress: Progress | None,
+    ) -> None:
+        self.judging = judging
+        self.facts: Facts = judging.facts
+        self.effort = effort
+        self.seed = seed
+        self.fail_fast = fail_fast
+        self.tolerated = tolerated
+        self.progress = progress or (lambda name, done, total: None)
+        self.shelf: Shelf | None = None
+        if database is not None:
+            self.shelf = database.shelf(self.facts.target, self.facts.device, self.facts.claims)
+        self.replayed = None if replay is None else counterexamples(replay, self.facts.claims)
+        self.table = {name: r for name, r in load_requirements().items() if self.facts.kind in r.kinds}
+        self.judged: dict[str, Judged] = {}
+        self.stop = threading.Event()
+
+    def report(self, only: Iterable[str], jobs: int) -> Report:
+        """Judge all that is asked, by so many at once."""
+        started = time.perf_counter()
+        asked = wanted(self.table, only)
+        if self.replayed is not None:
+            asked &= self.replayed.keys()
+        orders = [self._order(name) for name in self.table if name in asked]
+        left_out = NOT_ASKED if self.replayed is None else NOT_REPLAYED
+        why = dict.fromkeys(self.table.keys() - asked, left_out)
+        try:
+            self._ask(orders, jobs)
+        except KeyboardInterrupt:
+            why |= dict.fromkeys(asked - self.judged.keys(), INTERRUPTED)
+        rows, events = self._rows(why)
+        self.progress("", len(self.table), len(self.table))
+        facts = self.facts
+        return Report(
+            target=facts.target,
+            kind=facts.kind,
+            convention=facts.convention,
+            framework=facts.framework,
+            claims=facts.claims,
+            seed=self.seed,
+            effort=self.effort,
+            rows=rows,
+            seconds=time.perf_counter() - started,
+            environment=facts.environment,
+            events={name: events[name] for name in facts.events},
+            device=facts.device,
+        )
+
+    def _order(self, name: str) -> Order:
+        if self.replayed is not None:
+            return Order(name, self.effort, self.seed, self.replayed[name], replay=True)
+        stored = () if self.shelf is None else self.shelf.cases(name)
+        return Order(name, self.effort, self.seed, stored)
+
+    def _ask(self, orders: list[Order], jobs: int) -> None:
+        if jobs == 1:
+            for order in orders:
+                self._judge(order)
+            return
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                list(pool.map(self._judge, orders))
+            except KeyboardInterrupt:
+                self.stop.set()
+                self.judging.close()  # which ends what is under way
+                raise
+
+    def _judge(self, order: Order) -> None:
+        if self.stop.is_set():
+            return
+        name = order.requirement
+        self.progress(name, len(self.judged), len(self.table))
+        try:
+            judged = self.judging.judge(order)
+        except GivenUp:
+            judged = Judged(Row(name, self.table[name].level, "skipped", message=SPENT), {})
+        self.judged[name] = judged
+        self._keep(judged)
+        if self.fail_fast and self._ends(judged.row):
+            self.stop.set()
+
+    def _ends(self, row: Row) -> bool:
+        return row.status == "failed" and row.level == "must" and row.requirement not in self.tolerated
+
+    def _keep(self, judged: Judged) -> None:
+        """Put what was found on the shelf, and take down what no longer fails."""
+        if self.shelf is None:
+            return
+        row = judged.row
+        for stored in judged.healed:
+            self.shelf.forget(row.requirement, stored)
+        if (found := Stored.of(row)) is not None:
+            self.shelf.add(row.requirement, found, row.message or "")
+
+    def _rows(self, why: dict[str, str]) -> tuple[dict[str, Row], Counter[str]]:
+        """All rows in the table's order, and how often each event occurred. why: what rows that nobody judged say."""
+        rows: dict[str, Row] = {}
+        events: Counter[str] = Counter()
+        stopped = False
+        for name, requirement in self.table.items():
+            judged = self.judged.get(name)
+            if name in why or stopped or judged is None:
+                message = why.get(name, STOPPED)
+                rows[name] = Row(name, requirement.level, "skipped", message=message)
+                continue
+            rows[name] = judged.row
+            events.update(judged.events)
+            stopped = self.fail_fast and self._ends(judged.row)
+        return rows, events
+
+
+def wanted(table: Mapping[str, Requirement], only: Iterable[str]) -> set[str]:
     """Ids of the table that `only`, ids or groups, asks for: all if it is empty; ValueError if one is unknown."""
     asked: set[str] = set()
     for name in (name.upper() for name in only):

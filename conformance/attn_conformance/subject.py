@@ -11,9 +11,11 @@ from typing import Any, ClassVar, Literal, Self
 
 from numpy.typing import NDArray
 
+from attn_conformance.audit import listening
 from attn_conformance.borders import Border
 from attn_conformance.cases import Call, layouts
 from attn_conformance.conventions import Convention
+from attn_conformance.endings import by_user, out_of_memory, when_exhausted
 from attn_conformance.judge import Answer, Failed, ask
 from attn_conformance.scope import Scope
 from attn_reference import Claims, Problem
@@ -24,32 +26,45 @@ Array = NDArray[Any]
 class Raised(Failed):
     """The implementation raised where it had to answer; `error` is what it raised."""
 
-    def __init__(self, error: Exception) -> None:
-        text = " ".join(str(error).split())
+    def __init__(self, error: BaseException) -> None:
+        try:
+            text = " ".join(str(error).split())
+        except Exception as unreadable:  # an exception of the implementation may lie, too
+            text = f"(its text raised {type(unreadable).__name__})"
         super().__init__(f"raised {type(error).__name__}: {text[:300]}")
         self.error = error
 
 
 @contextmanager
 def blaming() -> Iterator[None]:
-    """Calls of the implementation: its exceptions become Raised, its warnings are its own affair."""
+    """Calls of the implementation: its exceptions become Raised, its warnings are its own affair.
+
+    Also those that end a program, unless the user has pressed Ctrl-C.
+    """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), listening():
             warnings.simplefilter("ignore")
             yield
     except Failed:
         raise
-    except Exception as error:
-        raise Raised(error) from error
+    except BaseException as error:
+        if by_user(error):
+            raise
+        raised = Raised(error)
+        if out_of_memory(raised.message):
+            for tell in when_exhausted:
+                tell(raised.message)
+        raise raised from error
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a call gave: out (B, H, T, Dv) and lse (B, H, T) or None as NumPy copies, and out's native device."""
+    """What a call gave: out (B, H, T, Dv) and lse (B, H, T) or None as NumPy copies; and out's device, and itself."""
 
     out: Array
     lse: Array | None
     device: str
+    native: Any
 
 
 class Subject(ABC):
@@ -61,6 +76,8 @@ class Subject(ABC):
     border: Border
     claims: Claims
     device: str
+    foreign: bool  # from elsewhere than these packages, so that it may not call the reference
+    state: dict[str, Any]  # of the process, before the first call
 
     @abstractmethod
     def open(self) -> Self:

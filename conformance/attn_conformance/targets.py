@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+from attn_conformance.audit import foreign
 from attn_conformance.borders import BORDERS, Border, candidates
 from attn_conformance.cases import ForwardCase, KernelCase, build, build_forward
 from attn_conformance.conventions import (
@@ -71,7 +72,8 @@ def subject(target: str, narrowing: Narrowing = Narrowing()) -> tuple[Subject, d
         refused = {dtype: text for dtype, text in said.items() if text is not None}
         if len(refused) < len(said):
             kept = tuple(dtype for dtype in trial.claims.dtypes if dtype not in refused)
-            return _settled(replace(trial, claims=replace(trial.claims, dtypes=kept))), refused
+            claims = replace(trial.claims, dtypes=kept)
+            return _settled(replace(trial, claims=claims, foreign=foreign(inner))), refused
         first = next(iter(refused.values()))
         if isinstance(trial, ModuleSubject) and first.startswith("returned"):
             misshapen = misshapen or (trial, first)

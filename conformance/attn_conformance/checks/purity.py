@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from attn_conformance import expect
 from attn_conformance.cases import Call, KernelCase, build, layouts
 from attn_conformance.judge import Answer, Failed, compare, moves
+from attn_conformance.process_state import changes, keeping_threads
 from attn_conformance.registry import SOME, check
 from attn_conformance.scope import Scope
 from attn_conformance.strategies import CAUSAL, ORDINARY, kernel_cases, kinds, masks, sizes
@@ -36,23 +37,34 @@ def _maybe_masked(scope: Scope, **options: Any) -> SearchStrategy[KernelCase]:
 
 @check("PURE-1", cases=lambda scope: _maybe_masked(scope, grad=st.sampled_from(scope.grad_modes)))
 def arguments_are_never_modified(subject: Subject, case: KernelCase) -> bool:
-    """q, k, v and the mask are bit for bit the same after the call."""
+    """q, k, v and the mask are bit for bit the same after the call, and so is its result after a further call."""
     call = build(case)
     natives = subject.natives(call)
+    returned: Any = None
     with contextlib.suppress(Raised):
-        subject.run(call, natives)
+        returned = subject.run(call, natives).native
     expect.untouched(subject, call, natives)
+    if returned is None:
+        return False
+    before = subject.received(returned)
+    with contextlib.suppress(Raised):
+        subject.run(build(replace(case, seed=case.seed + 1)))
+    if subject.received(returned).tobytes() != before.tobytes():
+        raise Failed("a result that was returned has changed in a later call")
     return True
 
 
-def _without_random_numbers(subject: Subject, call: Call, seed: int) -> Array | None:
-    """The output of a call, None if it raised; Failed if it drew from a global generator, or set one."""
+def _without_traces(subject: Subject, call: Call, seed: int) -> Array | None:
+    """The output of a call, None if it raised; Failed if it drew from a global generator, or changed global state."""
     before = (random.getstate(), subject.border.get_random_state())
     random.seed(seed)
     subject.border.seed_random(seed)
     try:
         state = (random.getstate(), subject.border.get_random_state())
-        out = expect.answered(subject, call)
+        with keeping_threads() as changed:
+            out = expect.answered(subject, call)
+        if changed := changes(subject.state) + changed:
+            raise Failed(f"a call changed {'; '.join(changed)}")
         if (random.getstate(), subject.border.get_random_state()) != state:
             raise Failed("the state of a global random generator changed")
         return out
@@ -63,11 +75,11 @@ def _without_random_numbers(subject: Subject, call: Call, seed: int) -> Array | 
 
 @check("PURE-2", cases=_maybe_masked)
 def the_same_call_gives_the_same_result(subject: Subject, case: KernelCase) -> bool:
-    """A repeated call agrees within the bound, in every grad mode, and draws no random numbers."""
+    """A repeated call agrees, in every grad mode, draws no random numbers and changes nothing in the process."""
     call = build(case)
     subject.prepare(call)
     answer = subject.answer(call)
-    first = _without_random_numbers(subject, call, case.seed)
+    first = _without_traces(subject, call, case.seed)
     if first is None:
         return False
     expect.same(first, subject.attention(call), answer, "the same call gave another result")

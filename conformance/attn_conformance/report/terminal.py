@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from attn_conformance.registry import checks
-from attn_conformance.results import EXPECTED, MISSHAPEN, NOT_ASKED, STOPPED, Report, Row
+from attn_conformance.results import EXPECTED, LEFT_OUT, NOT_ASKED, Report, Row
 from attn_reference.requirements import Requirement
 
 STYLES = {
@@ -71,7 +71,7 @@ def _table(report: Report) -> Table:
     grid.add_column("effective", justify="right", no_wrap=True, min_width=9)
     grid.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
     for name, row in report.rows.items():
-        if row.planned or row.message in (NOT_ASKED, STOPPED, MISSHAPEN):
+        if row.planned or row.message in LEFT_OUT:
             continue
         ran = row.examples > 0
         status = f"{row.status}*" if row.declared else row.status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 from importlib.metadata import EntryPoint, packages_distributions, version
 
@@ -14,8 +15,9 @@ from attn_conformance.loading import TargetError, registered
 from attn_conformance.targets import subject
 
 
-def show(console: Console, *, claims: bool = False) -> None:
-    """Print the table of registered implementations; claims: load each and say what it claims."""
+def command(options: argparse.Namespace, console: Console, errors: Console) -> int:
+    """Print the table of registered implementations, with --claims loading each to say what it claims; exit status."""
+    claims: bool = options.claims
     table = Table(show_edge=False, pad_edge=False)
     for heading in ("name", "object", "version", *(("claims",) if claims else ())):
         table.add_column(heading, overflow="fold")
@@ -31,6 +33,7 @@ def show(console: Console, *, claims: bool = False) -> None:
         "The suite's own wrong and right kernels and modules are mutant:NAME, twin:NAME and control:NAME.",
         markup=False,
     )
+    return 0
 
 
 def _version(point: EntryPoint) -> str:

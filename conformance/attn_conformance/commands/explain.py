@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import textwrap
 
@@ -20,13 +21,14 @@ SOURCES = {
 }
 
 
-def show(identifier: str, console: Console) -> int:
+def command(options: argparse.Namespace, console: Console, errors: Console) -> int:
     """Print all that is known of a requirement; exit status 2 if there is none of that id."""
+    identifier: str = options.id
     table = load_requirements()
     requirement = table.get(identifier.upper())
     if requirement is None:
         near = [name for name in table if name.startswith(identifier.upper().partition("-")[0])]
-        console.print(
+        errors.print(
             f"there is no requirement {identifier!r}; known are: {', '.join(near or table)}", markup=False
         )
         return 2
@@ -66,14 +68,13 @@ def _example(requirement: Requirement, console: Console) -> None:
     """Judge a wrong implementation that this requirement catches, and show the failure as a run shows it."""
     from attn_conformance.mutants import mutants
     from attn_conformance.runner import run
-    from attn_conformance.targets import subject
 
     for mutant in mutants().values():
         if mutant.requirement == requirement.id:
             lie = textwrap.dedent(mutant.target.__doc__ or "").strip().splitlines()[0]
             console.print(f"\n[bold]An example of a failure[/]: mutant:{mutant.name}: {lie}", highlight=False)
-            found, _ = subject(f"mutant:{mutant.name}")
-            row = run(found, effort="smoke", only=(requirement.id,)).rows[requirement.id]
+            report = run(f"mutant:{mutant.name}", effort="smoke", only=(requirement.id,), isolate=False)
+            row = report.rows[requirement.id]
             again = f"attn-conformance run mutant:{mutant.name} --only {requirement.id} --effort smoke"
             story(row, requirement, console, again)
             return

@@ -1,0 +1,131 @@
+"""`attn-conformance run TARGET...`: judge, tell, and write down."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from attn_conformance.database import Database
+from attn_conformance.expectations import Expectation, expectations
+from attn_conformance.isolation import Limits
+from attn_conformance.loading import TargetError
+from attn_conformance.report import terminal
+from attn_conformance.report.annotations import annotations, step_summary
+from attn_conformance.report.html import run_page
+from attn_conformance.report.junit import junit
+from attn_conformance.report.progress import Progress
+from attn_conformance.report.reading import read
+from attn_conformance.results import Report, to_json
+from attn_conformance.runner import run
+from attn_conformance.targets import Narrowing
+from attn_reference import SPEC_VERSION
+from attn_reference.requirements import load_requirements
+
+
+def command(options: argparse.Namespace, console: Console, errors: Console) -> int:
+    """The exit status."""
+    try:
+        _writable(options)
+        expected = _expected(options.expect)
+        replayed = {} if options.replay is None else _replayed(options.replay, options.targets)
+    except ValueError as error:
+        errors.print(str(error), markup=False)
+        return 2
+    sys.path.insert(0, str(Path.cwd()))  # the working directory is importable
+    database = None if options.replay else Database()
+    narrowing = Narrowing(
+        options.convention, options.add, options.drop, options.dtype, options.head_dims, options.device
+    )
+    reports: list[Report] = []
+    unjudged = False
+    for target in options.targets:
+        try:
+            with Progress(target, quiet=options.quiet) as progress:
+                report = run(
+                    target,
+                    effort=options.effort,
+                    seed=options.seed,
+                    only=options.only,
+                    fail_fast=options.fail_fast,
+                    expected_failures=expected,
+                    narrowing=narrowing,
+                    isolate=not options.no_isolate,
+                    jobs=options.jobs,
+                    limits=Limits(call=options.call_limit, memory=options.memory_limit),
+                    database=database,
+                    replay=replayed.get(target),
+                    progress=progress,
+                )
+        except (TargetError, ValueError) as error:
+            errors.print(f"cannot judge {error}", markup=False)
+            unjudged = True
+            continue
+        reports.append(report)
+        terminal.show(report, load_requirements(), console, quiet=options.quiet)
+    if reports:
+        _write(reports, options)
+        _tell_github(reports, strict=options.strict)
+    for warning in database.warnings if database is not None else ():
+        errors.print(warning, markup=False)
+    if unjudged:
+        return 2
+    return 0 if all(report.ok(strict=options.strict) for report in reports) else 1
+
+
+def _writable(options: argparse.Namespace) -> None:
+    """ValueError where a file could not be written in the end: better said before the run than after it."""
+    for option in ("json", "html", "junit"):
+        path: Path | None = getattr(options, option)
+        if path is None:
+            continue
+        if not path.resolve().parent.is_dir():
+            raise ValueError(f"--{option}: there is no folder {path.resolve().parent}")
+        if path.is_dir():
+            raise ValueError(f"--{option}: {path} is a folder")
+    if options.html is not None:
+        run_page([])  # it says what it lacks
+
+
+def _expected(path: Path | None) -> Mapping[str, Expectation]:
+    try:
+        return {} if path is None else expectations(path)
+    except ValueError as error:
+        raise ValueError(f"--expect: {error}") from error
+
+
+def _replayed(path: Path, targets: list[str]) -> dict[str, Mapping[str, Any]]:
+    """The entries of a result file for the targets, by name."""
+    entries = {entry["target"]: entry for entry in read(path)["results"]}
+    for target in targets:
+        if target not in entries:
+            raise ValueError(f"--replay: {path} holds no result of {target}; it has {', '.join(entries)}")
+    return {target: entries[target] for target in targets}
+
+
+def _write(reports: list[Report], options: argparse.Namespace) -> None:
+    data = to_json(reports, suite=version("attn-conformance"), spec=SPEC_VERSION)
+    if options.json is not None:
+        options.json.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if options.html is not None:
+        options.html.write_text(run_page([data]), encoding="utf-8")
+    if options.junit is not None:
+        options.junit.write_text(junit(reports, strict=options.strict), encoding="utf-8")
+
+
+def _tell_github(reports: list[Report], *, strict: bool) -> None:
+    """In GitHub's runners: annotations in the log, and a summary in the file that is there for it."""
+    if os.environ.get("GITHUB_ACTIONS") != "true":
+        return
+    for line in annotations(reports):
+        print(line)  # noqa: T201  # a command to the runner, not a text
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(step_summary(reports))

@@ -1,0 +1,100 @@
+"""Judging: one target held against requirements, one at a time, in this process or in workers of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+from attn_conformance.cases.events import applicable
+from attn_conformance.environment import environment
+from attn_conformance.explanation import Execute, explained
+from attn_conformance.rows import Judged, Order, judge
+from attn_conformance.subject import Subject
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a target before anything is asked of it.
+
+    claims, environment: as in the result file. events: named situations that it can meet. refused: as for `rows.judge`.
+    """
+
+    target: str
+    kind: str
+    convention: str
+    framework: str
+    device: str
+    claims: dict[str, Any]
+    environment: dict[str, Any] = field(default_factory=dict)
+    events: tuple[str, ...] = ()
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def of(subject: Subject, refused: Mapping[str, str]) -> Facts:
+        """The facts of a loaded target."""
+        return Facts(
+            target=subject.target,
+            kind=subject.kind,
+            convention=subject.convention.name,
+            framework=subject.border.name,
+            device=subject.device,
+            claims=subject.claims.to_json(),
+            environment=environment(subject),
+            events=tuple(sorted(applicable(subject.scope))),
+            refused=dict(refused),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Facts:
+        """The facts that `to_json` wrote."""
+        return Facts(**{**data, "events": tuple(data["events"])})
+
+
+class Judging(Protocol):
+    """A target under judgement."""
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of it."""
+
+    def judge(self, order: Order) -> Judged:
+        """Judge one requirement; GivenUp if no more is asked."""
+
+    def close(self) -> None:
+        """Nothing more will be asked."""
+
+
+class GivenUp(Exception):
+    """No more is asked of a target: too many cases have used up their time or memory."""
+
+
+class Here:
+    """A subject judged in this process: what it does to the process, it does to us."""
+
+    def __init__(
+        self, subject: Subject, refused: Mapping[str, str] | None = None, *, execute: Execute | None = None
+    ) -> None:
+        """execute: runs the standalone scripts of failures, to prove them; None leaves them out."""
+        self.subject = subject
+        self.refused = dict(refused or {})
+        self.execute = execute
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of it."""
+        return Facts.of(self.subject, self.refused)
+
+    def judge(self, order: Order) -> Judged:
+        """Judge one requirement."""
+        judged = judge(order, self.subject, self.refused)
+        if self.execute is None or judged.row.status != "failed" or judged.row.counterexample is None:
+            return judged
+        return replace(judged, row=explained(judged.row, self.subject, self.execute))
+
+    def close(self) -> None:
+        """Nothing is held."""

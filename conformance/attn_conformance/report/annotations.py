@@ -1,0 +1,6 @@
+def annotations(r):
+    return []
+
+
+def step_summary(r):
+    return ""

@@ -1,0 +1,2 @@
+def junit(reports, *, strict=False):
+    return ""

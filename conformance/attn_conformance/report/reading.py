@@ -1,0 +1,4 @@
+def read(path):
+    import json
+
+    return json.loads(path.read_text())

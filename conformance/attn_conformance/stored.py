@@ -1,0 +1,64 @@
+"""Stored cases: counterexamples that an earlier run has found, by the check that they failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from attn_conformance.cases import Case, case_from_json
+from attn_conformance.results import Row
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A counterexample. check: the name of the check that it failed."""
+
+    check: str
+    case: Case
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `from_json` gives the equal one back."""
+        return {"check": self.check, "case": self.case.to_json()}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Stored:
+        """What `to_json` wrote; ValueError for anything else."""
+        check, case = data.get("check"), data.get("case")
+        if not isinstance(check, str) or not isinstance(case, Mapping):
+            raise ValueError("not a stored counterexample: it needs check and case")
+        return Stored(check, case_from_json(case))
+
+    @staticmethod
+    def of(row: Row) -> Stored | None:
+        """The counterexample of a failed row, None if it has none."""
+        if row.status != "failed" or row.counterexample is None or row.check is None:
+            return None
+        return Stored(row.check, case_from_json(row.counterexample))
+
+
+def counterexamples(entry: Mapping[str, Any], claims: Mapping[str, Any]) -> dict[str, tuple[Stored, ...]]:
+    """The counterexamples of an entry of "results" in a result file, by requirement id.
+
+    claims: those under which they are to be tried; ValueError where the result was made under others, since a case
+    may then ask for what is not claimed, and where it holds none.
+    """
+    if entry["claims"] != claims:
+        differ = sorted(name for name in claims if entry["claims"].get(name) != claims[name])
+        raise ValueError(
+            f"the result of {entry['target']} was made under other claims ({', '.join(differ)}); give the options "
+            "of that run: --device, --dtype, --with, --without, --head-dims"
+        )
+    found: dict[str, tuple[Stored, ...]] = {}
+    for name, row in entry["requirements"].items():
+        if row.get("counterexample") is None:
+            continue
+        if row.get("check") is None:
+            raise ValueError(f"{name}: the result does not name the check; an older version has written it")
+        try:
+            found[name] = (Stored(row["check"], case_from_json(row["counterexample"])),)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    if not found:
+        raise ValueError(f"the result of {entry['target']} has no counterexample to replay")
+    return found
