@@ -1,6 +1,0 @@
-def annotations(r):
-    return []
-
-
-def step_summary(r):
-    return ""

@@ -1,2 +1,0 @@
-def junit(reports, *, strict=False):
-    return ""

@@ -1,4 +1,0 @@
-def read(path):
-    import json
-
-    return json.loads(path.read_text())
