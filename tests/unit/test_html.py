@@ -146,8 +146,10 @@ def test_what_failed_differs_by_what_it_means() -> None:
     assert "Here: top left" in page.words("CAUSAL-3-more")
     assert "https://example.org/a?b=1&c=2" in {link["href"] for link in page.all("a")}
     shown = [radio["value"] for radio in page.all("input")]
-    assert shown == ["all", *("failed unexpected should expected documented error passed observed skipped".split())]
-    counted = "1 must failed, 1 unexpected pass, 1 should failed, 1 failed as expected, 1 differ as documented"
+    assert shown == ["all", *html.MARKS]
+    counted = (
+        "1 must failed, 1 unexpected pass, 1 should failed, 1 failed as expected, 1 differ as documented"
+    )
     assert counted in page.words()
 
 
@@ -198,7 +200,10 @@ def test_several_are_a_matrix_whose_cells_lead_to_their_pages(tmp_path: Path) ->
     assert text.index("../beta/../../x y") < text.index("Alpha") < text.index("zeta")
     assert "Verdict ✓ conforms ✓ conforms ✓ conforms Musts judged 31 of 32 44 of 44 31 of 32" in text
     assert "MASK-1 must In a boolean mask True means that the query may attend to the key. ✓ passed" in text
-    assert "CTOR-1 must An n_head that does not divide n_state raises ValueError at construction. · n/a ✓ passed · n/a" in text
+    assert (
+        "CTOR-1 must An n_head that does not divide n_state raises ValueError at construction. · n/a ✓ passed · n/a"
+        in text
+    )
     links = {str(link["href"]) for page in pages.values() for link in page.all("a")}
     assert {"zeta.html#MASK-1-more", "alpha.html#CTOR-1", "alpha.html#left-out"} <= links
     for name, page in pages.items():
@@ -251,7 +256,15 @@ def test_texts_of_a_result_stay_texts(tmp_path: Path, text: str) -> None:
         assert len(page.all("script")) == len(page.all("style")) == 1
         assert not set("\x00\x1b\u202e\u2028") & set(source)
     page = Page(run_page([data]))
-    for place in ("top", "MASK-1-more", "MASK-1-script", "MASK-2-more", "CAUSAL-3-more", "MASK-11-more", "KERN-4"):
+    for place in (
+        "top",
+        "MASK-1-more",
+        "MASK-1-script",
+        "MASK-2-more",
+        "CAUSAL-3-more",
+        "MASK-11-more",
+        "KERN-4",
+    ):
         assert shown in page.below[place]
     assert page.below["MASK-1-again"].startswith("attn-conformance run ")
 
@@ -263,7 +276,9 @@ def test_a_command_quotes_its_target() -> None:
 
 def test_the_policy_allows_our_style_and_our_script_and_nothing_else() -> None:
     source = run_page([REAL])
-    (policy,) = [m["content"] for m in Page(source).all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    (policy,) = [
+        m["content"] for m in Page(source).all("meta") if m.get("http-equiv") == "Content-Security-Policy"
+    ]
     allowed = []
     for tag in ("style", "script"):
         (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", source, re.S)
@@ -287,7 +302,9 @@ def test_nothing_to_report_is_refused(tmp_path: Path) -> None:
 def test_without_jinja_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     html._templates.cache_clear()
-    with pytest.raises(ModuleNotFoundError, match=re.escape("pip install 'attn-conformance[report]'")) as raised:
+    with pytest.raises(
+        ModuleNotFoundError, match=re.escape("pip install 'attn-conformance[report]'")
+    ) as raised:
         write_report([REAL], tmp_path / "pages")
     assert str(raised.value) == MISSING
     assert not list(tmp_path.iterdir())

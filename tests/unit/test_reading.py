@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,9 @@ def refusal(tmp_path: Path, content: str | bytes) -> str:
     """What is said of a file with this content; the file itself is named first."""
     path = tmp_path / "result.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: ") as raised:
         read(path)
-    where, _, what = str(raised.value).partition(": ")
-    assert where == str(path)
-    return what
+    return str(raised.value).removeprefix(f"{path}: ")
 
 
 @pytest.mark.parametrize("path", BASELINES, ids=lambda path: path.stem)
@@ -52,7 +51,12 @@ def test_what_is_no_result_file_is_refused(tmp_path: Path, content: str | bytes,
 
 @pytest.mark.parametrize(
     ("version", "remedy"),
-    [(2, "install a newer attn-conformance"), (0, "write it anew"), (True, "write it anew"), ("1", "write it anew")],
+    [
+        (2, "install a newer attn-conformance"),
+        (0, "write it anew"),
+        (True, "write it anew"),
+        ("1", "write it anew"),
+    ],
 )
 def test_another_version_of_the_format_is_refused(tmp_path: Path, version: object, remedy: str) -> None:
     what = refusal(tmp_path, json.dumps({**REAL, "schema": version}))
@@ -68,7 +72,10 @@ def row(data: dict[str, Any]) -> dict[str, Any]:
     [
         (lambda d: d.pop("seed"), "at the top: 'seed' is a required property"),
         (lambda d: d.update(effort="much"), "effort: 'much' is not one of"),
-        (lambda d: row(d).update(status="fine"), "results[0].requirements.MASK-1.status: 'fine' is not one of"),
+        (
+            lambda d: row(d).update(status="fine"),
+            "results[0].requirements.MASK-1.status: 'fine' is not one of",
+        ),
         (lambda d: row(d).update(examples=-1), "results[0].requirements.MASK-1.examples: -1 is less than"),
         (lambda d: row(d).pop("message"), "results[0].requirements.MASK-1: 'message' is a required property"),
         (lambda d: row(d).update(mood="good"), "results[0].requirements.MASK-1: Additional properties"),

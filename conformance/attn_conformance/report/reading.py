@@ -42,11 +42,11 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: schema is {_short(repr(version))}, and this version reads {SCHEMA}; {remedy}"
         )
-    error = best_match(_validator().iter_errors(data))
-    if error is not None:
+    fault = best_match(_validator().iter_errors(data))
+    if fault is not None:
         suite = _short(repr(data.get("suite", "of no version")))
         raise ValueError(
-            f"{path}: {_place(error.absolute_path)}: {_short(error.message)}; {ANEW}, or install the suite that wrote "
+            f"{path}: {_place(fault.absolute_path)}: {_short(fault.message)}; {ANEW}, or install the suite that wrote "
             f"it ({suite})"
         )
     return data

@@ -33,7 +33,7 @@ MARKS = {
     for mark in (
         Mark("failed", "failed", "✗", "bad", "a must-requirement failed"),
         Mark("unexpected", "unexpected pass", "✗", "bad", "passed, and was listed as expected to fail"),
-        Mark("should", "should failed", "✗", "notice", "a should-requirement failed: it counts with --strict"),
+        Mark("should", "should failed", "✗", "notice", "a should-requirement failed: counts with --strict"),
         Mark("expected", "expected", "(✗)", "notice", "failed, and was listed as expected to fail"),
         Mark("documented", "documented", "≠", "notice", "differs as its family documents, and was tested to"),
         Mark("error", "error", "!", "error", "could not be carried out"),
@@ -68,10 +68,10 @@ GROUPS = {
     "KERN": "What kernels may offer besides",
     "PERF": "Speed",
 }
-"""Titles of the requirement groups, as the specification has them."""
+"""Titles of the requirement groups, after the headings of the specification, where MEM and HOST share one."""
 
 UNJUDGED = {PLANNED: "planned", NOT_ASKED: "not asked", STOPPED: "not run", MISSHAPEN: "not run"}
-"""Why a row says nothing of the implementation; such rows are counted, and left out of its table."""
+"""Why a row says nothing of the implementation; such rows are not in its table, and listed with what was left out."""
 
 REGULAR = re.compile(r"[A-Z]+-[0-9]+")
 """What ids of requirements look like; others, in a file that is not ours, get no anchor of their own name."""
@@ -136,12 +136,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Line:
-    """One requirement across implementations; a cell is None where it does not apply."""
+    """One requirement across implementations. place: as for an entry. A cell is None where it does not apply."""
 
     id: str
     level: str
     sentence: str
     text: str
+    place: str
     cells: tuple[Entry | None, ...]
 
 
@@ -274,7 +275,9 @@ class View:
             **self.file["environment"],
             "date": self.date,
         }
-        return tuple((name, v if isinstance(v, str) else json.dumps(v)) for name, v in facts.items() if v != "")
+        return tuple(
+            (name, v if isinstance(v, str) else json.dumps(v)) for name, v in facts.items() if v != ""
+        )
 
     @property
     def distinctions(self) -> tuple[str, ...]:
@@ -344,14 +347,14 @@ def lines(columns: Sequence[View]) -> tuple[Group[Line], ...]:
         first = next(filter(None, cells), None)
         if first is not None:
             level = known[name].level if name in known else first.level
-            table.append(Line(name, level, first.sentence, first.text, cells))
+            table.append(Line(name, level, first.sentence, first.text, _place(name, len(table)), cells))
     return grouped(table)
 
 
 def _entries(result: Mapping[str, Any], file: Mapping[str, Any]) -> tuple[Entry, ...]:
     return tuple(
         _entry(number, name, row, result["target"], file)
-        for number, (name, row) in enumerate(result["requirements"].items(), 1)
+        for number, (name, row) in enumerate(result["requirements"].items())
     )
 
 
@@ -367,10 +370,14 @@ def _entry(number: int, name: str, row: Mapping[str, Any], target: str, file: Ma
         sentence=found[0].sentence if found else text,
         text=text,
         row=row,
-        place=name if REGULAR.fullmatch(name) else f"row-{number}",
+        place=_place(name, number),
         summary=None if row["counterexample"] is None else _described(row["counterexample"]),
         again=_again(target, name, row, file),
     )
+
+
+def _place(name: str, number: int) -> str:
+    return name if REGULAR.fullmatch(name) else f"row-{number}"
 
 
 def _mark(row: Mapping[str, Any]) -> Mark:
@@ -412,9 +419,13 @@ def _told_apart(found: Sequence[View]) -> tuple[View, ...]:
     qualified = []
     for index, view in enumerate(found):
         same = [other.distinctions for other in found if other.target == view.target]
-        parts = [mine for mine, *others in zip(view.distinctions, *same, strict=True) if set(others) != {mine}]
+        parts = [
+            mine for mine, *others in zip(view.distinctions, *same, strict=True) if set(others) != {mine}
+        ]
         if same.count(view.distinctions) > 1:
-            earlier = [v for v in found[:index] if (v.target, v.distinctions) == (view.target, view.distinctions)]
+            earlier = [
+                v for v in found[:index] if (v.target, v.distinctions) == (view.target, view.distinctions)
+            ]
             parts.append(f"run {len(earlier) + 1}")
         qualified.append(replace(view, qualifier=", ".join(parts)))
     return tuple(qualified)
