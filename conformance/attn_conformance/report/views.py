@@ -341,7 +341,7 @@ def lines(columns: Sequence[View]) -> tuple[Group[Line], ...]:
     """The matrix: every requirement that applies to one of the columns, by group, in the specification's order."""
     known = load_requirements()
     by_id = [{entry.id: entry for entry in view.entries} for view in columns]
-    table = []
+    table: list[Line] = []
     for name in dict.fromkeys([*known, *(name for entries in by_id for name in entries)]):
         cells = tuple(entries.get(name) for entries in by_id)
         first = next(filter(None, cells), None)
