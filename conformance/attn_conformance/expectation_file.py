@@ -48,7 +48,9 @@ class Changes:
             "expired": "of these expired, so that they count again: set another last day, or repair them",
             "left": "left as they are, since this run did not judge them",
         }
-        lines = [f"{text}: {', '.join(getattr(self, name))}" for name, text in texts.items() if getattr(self, name)]
+        lines = [
+            f"{text}: {', '.join(getattr(self, name))}" for name, text in texts.items() if getattr(self, name)
+        ]
         return lines or ["nothing failed, and nothing was expected to"]
 
 
@@ -122,7 +124,9 @@ def _without(file: Path, removed: set[str]) -> str:
     document = tomlkit.parse(file.read_bytes().decode("utf-8"))
     tables = document.get("expected", tomlkit.aot())
     if not isinstance(tables, tomlkit.items.AoT):
-        raise ValueError(f"{file}: its entries are inline; write each under a line [[expected]], then update it")
+        raise ValueError(
+            f"{file}: its entries are inline; write each under a line [[expected]], then update it"
+        )
     end = ""
     for index in reversed(range(len(tables))):
         if tables[index]["requirement"] in removed:
@@ -135,7 +139,7 @@ def _without(file: Path, removed: set[str]) -> str:
                 end = below + end
     if not tables and "expected" in document:
         document.remove("expected")  # else it would become `expected = []`
-    return document.as_string() + end
+    return str(document.as_string()) + end
 
 
 def _below(table: Table) -> str:

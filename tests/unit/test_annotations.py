@@ -16,7 +16,9 @@ from attn_conformance.report.annotations import annotations, step_summary
 from attn_conformance.results import EXPECTED, Report, Row
 from attn_reference.requirements import load_requirements
 
-MUST = Row("MASK-1", "must", "failed", message="off by 3, 50%\nworst: [1]", summary="B=1", reproducer="import x")
+MUST = Row(
+    "MASK-1", "must", "failed", message="off by 3, 50%\nworst: [1]", summary="B=1", reproducer="import x"
+)
 SHOULD = Row("NUM-4", "should", "failed", message="NaN is hidden")
 ERROR = Row("MASK-4", "must", "error", message="the suite itself failed")
 KNOWN = Row("MASK-3", "must", "failed", message=f"{EXPECTED}known here\noff by 4", expected=True)
@@ -133,7 +135,9 @@ def hostile(text):
 
 
 def test_nothing_that_a_target_says_becomes_markup():
-    assert tags(step_summary(hostile(HOSTILE), strict=True)) == tags(step_summary(hostile("plain"), strict=True))
+    assert tags(step_summary(hostile(HOSTILE), strict=True)) == tags(
+        step_summary(hostile("plain"), strict=True)
+    )
 
 
 @given(st.text(alphabet=st.one_of(st.characters(codec="utf-8"), st.sampled_from("|`<>&*_[]()!#\\\n~-:@"))))
@@ -148,4 +152,6 @@ def test_a_summary_that_github_would_refuse_is_cut(monkeypatch):
     assert len(text.encode()) < 6200
     told = text.count("<details>")
     assert 0 < told < 9
-    assert text.endswith(f"\n{9 - told} more failed; they are in the result file, for which there is no room here.\n")
+    assert text.endswith(
+        f"\n{9 - told} more failed; they are in the result file, for which there is no room here.\n"
+    )

@@ -14,7 +14,9 @@ from attn_conformance.runner import run
 from attn_conformance.targets import subject
 
 ROWS = (
-    Row("MASK-1", "must", "failed", message="off by 3\nworst [1]", summary="B=1 T=2", reproducer="import x\n"),
+    Row(
+        "MASK-1", "must", "failed", message="off by 3\nworst [1]", summary="B=1 T=2", reproducer="import x\n"
+    ),
     Row("MASK-2", "must", "passed", examples=20, seconds=1.25),
     Row("MASK-3", "must", "failed", message=f"{EXPECTED}known (url)\noff by 4", expected=True),
     Row("MASK-4", "must", "error", message="the suite itself failed: KeyError"),
@@ -127,7 +129,10 @@ def test_properties_say_under_which_terms():
 
 def test_each_target_is_a_suite():
     root = parsed(report(*ROWS), report(*ROWS[1:2], target="other"))
-    assert [(suite.get("name"), suite.get("tests")) for suite in root] == [("pkg.mod:Class", "9"), ("other", "1")]
+    assert [(suite.get("name"), suite.get("tests")) for suite in root] == [
+        ("pkg.mod:Class", "9"),
+        ("other", "1"),
+    ]
     assert (root.get("tests"), root.get("time")) == ("10", "7.000")
 
 

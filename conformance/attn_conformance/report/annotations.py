@@ -1,7 +1,5 @@
 """Results for GitHub Actions: annotations, and a summary of the step."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,8 +15,7 @@ LONGEST = 900_000
 
 
 def annotations(reports: Sequence[Report], *, strict: bool = False) -> list[str]:
-    """Workflow commands, one a line of the log: errors that decide the exit status, other failures as warnings, and a
-    notice for each verdict.
+    """Workflow commands: what decides the exit status as errors, other failures as warnings, verdicts as notices.
 
     Expected failures are no annotations. At most `MOST` of a kind; how many are left out is a notice of its own.
     strict: as for `Report.ok`.
@@ -77,7 +74,9 @@ def _failures(reports: Sequence[Report], kept: Callable[[Row], bool]) -> list[tu
 
 def _verdict(report: Report) -> str:
     counts = ", ".join(f"{count} {status}" for status, count in report.counts.items() if count)
-    return f"{report.target} {VERDICTS[report.verdict]} ({counts}; effort {report.effort}, seed {report.seed})"
+    return (
+        f"{report.target} {VERDICTS[report.verdict]} ({counts}; effort {report.effort}, seed {report.seed})"
+    )
 
 
 def _command(kind: str, title: str, text: str) -> str:

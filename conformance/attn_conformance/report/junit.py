@@ -50,7 +50,9 @@ def _suite(report: Report, strict: bool) -> Element:
 def _properties(report: Report) -> Iterator[tuple[str, str]]:
     yield "suite", version("attn-conformance")
     yield "spec", SPEC_VERSION
-    yield from ((name, str(getattr(report, name))) for name in ("seed", "effort", "kind", "convention", "verdict"))
+    yield from (
+        (name, str(getattr(report, name))) for name in ("seed", "effort", "kind", "convention", "verdict")
+    )
     yield from ((f"environment.{name}", str(value)) for name, value in report.environment.items())
     for row in report.rows.values():
         yield from ((f"{name}.{row.requirement}", value) for name, value in _notes(row))
