@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attn_conformance.cases import Case, case_from_json
+from attn_conformance.cases import Case
 from attn_conformance.results import Row
+from attn_conformance.sound import sound_case
 
 
 @dataclass(frozen=True)
@@ -23,18 +24,17 @@ class Stored:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Stored:
-        """What `to_json` wrote; ValueError for anything else."""
-        check, case = data.get("check"), data.get("case")
-        if not isinstance(check, str) or not isinstance(case, Mapping):
-            raise ValueError("not a stored counterexample: it needs check and case")
-        return Stored(check, case_from_json(case))
+        """What `to_json` wrote; ValueError for anything else, also for a case that the suite could not have drawn."""
+        if not isinstance(check := data.get("check"), str):
+            raise ValueError("it does not name the check that the case failed")
+        return Stored(check, sound_case(data.get("case")))
 
     @staticmethod
     def of(row: Row) -> Stored | None:
         """The counterexample of a failed row, None if it has none."""
         if row.status != "failed" or row.counterexample is None or row.check is None:
             return None
-        return Stored(row.check, case_from_json(row.counterexample))
+        return Stored(row.check, sound_case(row.counterexample))
 
 
 def counterexamples(entry: Mapping[str, Any], claims: Mapping[str, Any]) -> dict[str, tuple[Stored, ...]]:
@@ -53,12 +53,10 @@ def counterexamples(entry: Mapping[str, Any], claims: Mapping[str, Any]) -> dict
     for name, row in entry["requirements"].items():
         if row.get("counterexample") is None:
             continue
-        if row.get("check") is None:
-            raise ValueError(f"{name}: the result does not name the check; an older version has written it")
         try:
-            found[name] = (Stored(row["check"], case_from_json(row["counterexample"])),)
+            found[name] = (Stored.from_json({"check": row.get("check"), "case": row["counterexample"]}),)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+            raise ValueError(f"the counterexample of {name} cannot be replayed: {error}") from error
     if not found:
         raise ValueError(f"the result of {entry['target']} has no counterexample to replay")
     return found

@@ -37,11 +37,11 @@ KEPT = 2**15
 
 @dataclass(frozen=True)
 class Death:
-    """How a process ended. costly: by using up its time or memory. case: what it was at, None if that was no case."""
+    """How a process ended. costly: by using up its time or memory. case: what it was at, as JSON, None if that was no case."""
 
     message: str
     costly: bool
-    case: Stored | None
+    case: Message | None
 
 
 class Worker:
@@ -61,7 +61,7 @@ class Worker:
 
     def ask(self, message: Message, seconds: float) -> Message | Death:
         """Its answer to a message ({} to await the first); announcements of cases renew the time it has."""
-        case: Stored | None = None
+        case: Message | None = None
         try:
             if message:
                 self.channel.send(**message)
@@ -70,7 +70,7 @@ class Worker:
                 if answer is None:
                     return self._hung(seconds, case)
                 if "case" in answer:
-                    case = Stored.from_json(answer["case"])
+                    case = answer["case"]
                 elif "exhausted" in answer:
                     self.close()
                     return Death(
@@ -92,14 +92,14 @@ class Worker:
             raise EOFError
         return self.channel.receive()
 
-    def _hung(self, seconds: float, case: Stored | None) -> Death:
+    def _hung(self, seconds: float, case: Message | None) -> Death:
         with contextlib.suppress(OSError):
             os.kill(self.process.pid or 0, signal.SIGUSR1)  # it says where it is
         time.sleep(0.2)
         self.close()
         return Death(f"did not return within {seconds:g} s{self.output.where()}", True, case)
 
-    def _died(self, case: Stored | None) -> Death:
+    def _died(self, case: Message | None) -> Death:
         self.process.join(2)
         code = self.process.exitcode
         self.close()
@@ -224,10 +224,11 @@ class Workers:
             said = answer.message
             if answer.case is None:
                 break
+            case = Stored.from_json(answer.case)
             if first is None:
-                first = answer.case
+                first = case
                 self.fatal_rows += 1
-            known[key(answer.case)] = answer.message
+            known[key(case)] = answer.message
             settled = answer.costly or len(known) > deaths
         text = f"{said}, before any case" if first is None else known[key(first)] + NOT_REPEATED
         return Judged(self._failed(order, first, text), {})

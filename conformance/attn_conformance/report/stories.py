@@ -1,0 +1,61 @@
+"""Stories as plain text, and which of them decide the exit status: what reports for machines have in common."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+
+from rich.console import Console
+
+from attn_conformance.report.terminal import repetition, story
+from attn_conformance.results import Report, Row
+from attn_reference.requirements import load_requirements
+
+WIDTH = 110
+"""Columns of a story, as on the command line where the output is no terminal."""
+
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+"""Characters that XML 1.0 forbids or discourages, that steer terminals, or that no encoding has; a tab and a line
+feed are none of them."""
+
+
+def visible(text: str) -> str:
+    r"""The text with each unprintable character spelled out: ESC becomes the four characters \x1b."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def told(report: Report, row: Row) -> str:
+    """The story of a failure, as the command line tells it, without colours; every character is printable."""
+    text = io.StringIO()
+    console = Console(file=text, width=WIDTH, highlight=False, color_system=None)
+    again = repetition(report.target, row.requirement, seed=report.seed, effort=report.effort)
+    shown = replace(row, message=row.message and visible(row.message))  # rich would drop some of them
+    story(shown, load_requirements()[row.requirement], console, again)
+    return visible("\n".join(line.rstrip() for line in text.getvalue().strip().split("\n")))
+
+
+def whole(report: Report, row: Row) -> str:
+    """The story with the script that shows it, or of a documented difference a sentence."""
+    if not failed(row):
+        return f"{row.requirement} {headline(row)}"
+    return told(report, row) + ("" if row.reproducer is None else f"\n\n{visible(row.reproducer)}")
+
+
+def headline(row: Row) -> str:
+    """What happened, in one line: the message's first, or of a documented difference what it is."""
+    return visible(row.headline if failed(row) else f"differs as documented: {row.declared}")
+
+
+def failed(row: Row) -> bool:
+    """Whether a row failed or was an error, expected or not."""
+    return row.status in ("failed", "error")
+
+
+def decides(row: Row, *, strict: bool = False) -> bool:
+    """Whether a row alone makes the exit status 1, as `Report.ok` sees it."""
+    if row.expected:
+        return False
+    if failed(row):
+        return row.level == "must" or row.unexpected or strict
+    return strict and row.declared is not None

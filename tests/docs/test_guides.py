@@ -1,0 +1,162 @@
+"""The guides tell the truth: commands parse, code runs, links lead somewhere, and the failure they read is real."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shlex
+import sys
+import tomllib
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from attn_conformance.cli import main, parser
+from attn_conformance.conventions import CONVENTIONS
+from attn_conformance.expectations import expectations
+from attn_conformance.implementation import PARAMETERS
+from attn_conformance.loading import GROUP
+from attn_conformance.report.stories import told
+from attn_conformance.runner import run
+from attn_conformance.targets import subject
+from attn_reference import FEATURES
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "docs" / "guides"
+GUIDES = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md"))}
+READING, WRITING = GUIDES["reading-a-failure.md"], GUIDES["writing-an-implementation.md"]
+ADAPTER = "examples/adapter.py"
+
+NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?")
+SOON = ("--replay",)
+"""Options that the guides name and the command line may not have yet."""
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+def commands() -> list[str]:
+    """Every attn-conformance command with its arguments, in blocks and in prose."""
+    found = []
+    for text in GUIDES.values():
+        found += [line for block in blocks(text, "sh") for line in block.splitlines()]
+        prose = " ".join(re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S).split())
+        found += re.findall(r"`(attn-conformance [^`]*)`", prose)
+    return [command for command in found if len(shlex.split(command)) > 2]
+
+
+@pytest.fixture
+def in_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, Path(ADAPTER).stem, raising=False)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_parse(command: str) -> None:
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            parser().parse_args(shlex.split(command)[1:])
+    except SystemExit:
+        unknown = re.findall(r"unrecognized arguments: (\S+)", said.getvalue())
+        if unknown and unknown[0] in SOON:
+            pytest.skip(f"`run` has no {unknown[0]} yet")
+        pytest.fail(said.getvalue())
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_links_into_the_repository_lead_somewhere(name: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", GUIDES[name]) if not link.startswith("http")]
+    assert [link for link in links if not (FOLDER / link).exists()] == []
+
+
+def alike(shown: str, seen: str) -> bool:
+    """The same words, and numbers that differ by no more than machines do."""
+    if NUMBER.sub("#", shown) != NUMBER.sub("#", seen):
+        return False
+    pairs = zip(NUMBER.findall(shown), NUMBER.findall(seen), strict=True)
+    return all(float(a) == pytest.approx(float(b), rel=0.01) for a, b in pairs)
+
+
+def test_the_failure_that_is_read_is_what_a_run_tells() -> None:
+    (name, requirement, shown) = re.search(
+        r"^<!-- story: (\S+) (\S+) -->\n```text\n(.*?)\n```$", READING, re.M | re.S
+    ).groups()  # type: ignore[union-attr]
+    assert f"attn-conformance run {name} --only {requirement} --quiet\n" in blocks(READING, "sh")
+    found, refused = subject(name)
+    report = run(found, only=(requirement,), refused=refused)
+    seen = told(report, report.rows[requirement])
+    assert alike(shown, seen), f"docs/guides/reading-a-failure.md shows another story; it is now\n{seen}"
+
+
+def test_every_line_of_the_story_is_explained() -> None:
+    (story,) = blocks(READING, "text")
+    starts = {
+        line.split(":")[0].split(" [")[0].split(" after")[0].strip() for line in story.splitlines()[2:-1]
+    }
+    assert starts == {"smallest case", "what happened", "first", "worst", "found"}
+    explained = "\n".join(line for line in READING.splitlines() if line.startswith("**`"))
+    assert all(f"`{start}" in explained for start in starts)
+
+
+def test_the_case_goes_from_a_result_file_into_a_debugger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (command,) = [line for line in blocks(READING, "sh") if "--json" in line]
+    (code,) = blocks(READING, "python")
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(command)[1:]) == 1
+    rows = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["results"][0]["requirements"]
+    sizes = [rows["MASK-1"]["counterexample"][name] for name in ("batch", "heads", "queries", "head_size")]
+    shown = io.StringIO()
+    with redirect_stdout(shown):
+        exec(compile(code, "reading-a-failure.md", "exec"), {})
+    assert shown.getvalue().startswith(f"({', '.join(map(str, sizes))}) ")
+
+
+def test_the_adapter_of_the_guide_is_that_of_the_examples() -> None:
+    source = (ROOT / ADAPTER).read_text(encoding="utf-8")
+    (shown,) = re.findall(rf"^<!-- code: {ADAPTER} -->\n```python\n(.*?)^```$", WRITING, re.M | re.S)
+    assert source.endswith("\n\n" + shown)
+    code = [line for line in shown.splitlines() if line.strip() and '"""' not in line]
+    assert len(code) <= 20
+    assert "attn_conformance" not in source  # the guide says that nothing of the suite is imported
+
+
+@pytest.mark.usefixtures("in_root")
+def test_the_adapter_conforms_and_its_claims_leave_out_what_the_guide_says() -> None:
+    found, refused = subject(f"{ADAPTER}:adapter")
+    report = run(found, effort="smoke", refused=refused)
+    assert report.verdict == "conforms"
+    assert [name for name, row in report.rows.items() if row.status in ("failed", "error")] == ["ERR-2"]
+    musts = [row for row in report.rows.values() if row.level == "must" and not row.planned]
+    judged = [row for row in musts if row.status == "passed"]
+    assert f" {len(judged)} of {len(musts)} must-requirements" in WRITING
+    assert {"CACHE-2", "CACHE-3", "CACHE-7", "CAUSAL-1"} <= {row.requirement for row in judged}
+
+
+def test_names_are_those_of_the_contract() -> None:
+    table = re.findall(r"^\| (`.*?`) \|", WRITING, re.M)
+    named = re.findall(r"`([\w-]+)`", " ".join(table))
+    assert named
+    assert set(named) <= FEATURES.keys()
+    assert all(f"`{name}`" in WRITING for name in (*PARAMETERS, *CONVENTIONS))
+    (toml,) = blocks(WRITING, "toml")
+    assert tomllib.loads(toml)["project"]["entry-points"].keys() == {GROUP}
+
+
+def test_the_expected_failure_of_the_guide_is_read(tmp_path: Path) -> None:
+    (toml,) = blocks(READING, "toml")
+    (tmp_path / "expected.toml").write_text(toml, encoding="utf-8")
+    assert expectations(tmp_path / "expected.toml").keys() == {"CACHE-2"}
+
+
+def test_the_difference_of_the_guide_is_one() -> None:
+    scope: dict[str, object] = {}
+    exec(compile(blocks(WRITING, "python")[1], "writing-an-implementation.md", "exec"), scope)
+    (difference,) = scope["differences"]  # type: ignore[misc]
+    assert difference.requirement == "MASK-1"
