@@ -132,6 +132,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE.toml",
         help="write the failures down as expected: a new file, or what has changed in one that exists",
     )
+    report.add_argument(
+        "--target", metavar="TARGET", help="whose, where the results are of several (--expect)"
+    )
 
     explain = verbs.add_parser(
         "explain", help="a requirement: its source, who agrees, an example of a failure"

@@ -56,7 +56,9 @@ class Changes:
         return lines or ["nothing failed, and nothing was expected to"]
 
 
-def written(path: str | Path, result: Mapping[str, Any], today: date, *, target: str | None = None) -> Changes:
+def written(
+    path: str | Path, result: Mapping[str, Any], today: date, *, target: str | None = None
+) -> Changes:
     """Create or update the TOML file at `path` from the data of a result file; says what became of each entry.
 
     A failed row that it lacks is added, musts and shoulds alike, and an entry whose row passed is removed. Other

@@ -30,8 +30,6 @@ READING, WRITING = GUIDES["reading-a-failure.md"], GUIDES["writing-an-implementa
 ADAPTER = "examples/adapter.py"
 
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?")
-SOON = ("--replay",)
-"""Options that the guides name and the command line may not have yet."""
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -62,9 +60,6 @@ def test_commands_parse(command: str) -> None:
         with redirect_stderr(said):
             parser().parse_args(shlex.split(command)[1:])
     except SystemExit:
-        unknown = re.findall(r"unrecognized arguments: (\S+)", said.getvalue())
-        if unknown and unknown[0] in SOON:
-            pytest.skip(f"`run` has no {unknown[0]} yet")
         pytest.fail(said.getvalue())
 
 

@@ -17,7 +17,12 @@ from attn_conformance.results import EXPECTED, Report, Row
 from attn_reference.requirements import load_requirements
 
 MUST = Row(
-    "MASK-1", "must", "failed", message="off by 3, 50%\nworst: [1]", summary="B=1", reproducer="import x"
+    "MASK-1",
+    "must",
+    "failed",
+    message="off by 3, 50%\nworst: [1]",
+    counterexample={"kind": "kernel"},
+    reproducer="import x",
 )
 SHOULD = Row("NUM-4", "should", "failed", message="NaN is hidden")
 ERROR = Row("MASK-4", "must", "error", message="the suite itself failed")
@@ -129,7 +134,7 @@ def tags(text):
 
 
 def hostile(text):
-    row = replace(MUST, message=text, summary=text, reproducer=text)
+    row = replace(MUST, message=text, reproducer=text)
     known = replace(KNOWN, message=f"{EXPECTED}{text}\n{text}")
     return [report(row, known, replace(DECLARED, declared=text), target=text)]
 

@@ -13,7 +13,6 @@ from attn_conformance.database import KEPT, Database, Entry, default_folder, rel
 from attn_conformance.independent import BACKEND
 from attn_conformance.registry import checks
 from attn_conformance.results import Report, Row, to_json
-from attn_conformance.runner import run
 from attn_conformance.sound import sound_case
 from attn_conformance.stored import Stored, counterexamples
 from attn_conformance.targets import subject
@@ -311,7 +310,9 @@ def test_a_shelf_gives_what_was_found_under_the_same_claims(database):
 
 def result(*rows):
     """The entry of a result file that holds these rows."""
-    report = Report("t", "kernel", "kernel", "numpy", CLAIMS, 0, "smoke", {r.requirement: r for r in rows}, 1.0)
+    report = Report(
+        "t", "kernel", "kernel", "numpy", CLAIMS, 0, "smoke", {r.requirement: r for r in rows}, 1.0
+    )
     return json.loads(json.dumps(to_json([report], suite="0", spec="1")))["results"][0]
 
 

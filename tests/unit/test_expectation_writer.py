@@ -150,21 +150,11 @@ def test_one_of_several_targets_must_be_chosen(tmp_path):
     assert written(path, several, TODAY, target="b").added == ("MASK-1",)
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda d: d.update(schema=2), "not a result file of version 1"),
-        (lambda d: d.update(results=[]), "has no results"),
-        (lambda d: d["results"][0].update(target=3), "result 1 lacks a target"),
-        (lambda d: d["results"][0]["requirements"].update({"NEW-1": {}}), "NEW-1: this version of the suite"),
-        (lambda d: d["results"][0]["requirements"]["MASK-1"].update(status=["failed"]), "MASK-1: its status"),
-        (lambda d: d["results"][0]["requirements"]["MASK-1"].update(message=3), "MASK-1: its message"),
-    ],
-)
-def test_a_malformed_result_changes_nothing(file, damage, message):
+def test_a_requirement_of_another_version_changes_nothing(file):
     data = result(failed("MASK-1"))
-    damage(data)
-    with pytest.raises(ValueError, match=message):
+    rows = data["results"][0]["requirements"]
+    rows["NEW-1"] = rows["MASK-1"]
+    with pytest.raises(ValueError, match="NEW-1"):
         written(file, data, TODAY)
     assert file.read_text() == FILE
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from attn_conformance.database import Database
 from attn_conformance.expectations import Expectation, expectations
 from attn_conformance.isolation import Limits
 from attn_conformance.loading import TargetError
+from attn_conformance.report import annotations as github
 from attn_conformance.report import terminal
-from attn_conformance.report.annotations import annotations, step_summary
-from attn_conformance.report.html import run_page
+from attn_conformance.report.html import MISSING, run_page
 from attn_conformance.report.junit import junit
 from attn_conformance.report.progress import Progress
 from attn_conformance.report.reading import read
@@ -90,8 +91,8 @@ def _writable(options: argparse.Namespace) -> None:
             raise ValueError(f"--{option}: there is no folder {path.resolve().parent}")
         if path.is_dir():
             raise ValueError(f"--{option}: {path} is a folder")
-    if options.html is not None:
-        run_page([])  # it says what it lacks
+    if options.html is not None and find_spec("jinja2") is None:
+        raise ValueError(f"--html: {MISSING}")
 
 
 def _expected(path: Path | None) -> Mapping[str, Expectation]:
@@ -124,8 +125,8 @@ def _tell_github(reports: list[Report], *, strict: bool) -> None:
     """In GitHub's runners: annotations in the log, and a summary in the file that is there for it."""
     if os.environ.get("GITHUB_ACTIONS") != "true":
         return
-    for line in annotations(reports):
+    for line in github.annotations(reports, strict=strict):
         print(line)  # noqa: T201  # a command to the runner, not a text
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(step_summary(reports))
+            file.write(github.step_summary(reports, strict=strict))

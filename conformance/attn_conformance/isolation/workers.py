@@ -37,7 +37,7 @@ KEPT = 2**15
 
 @dataclass(frozen=True)
 class Death:
-    """How a process ended. costly: by using up its time or memory. case: what it was at, as JSON, None if that was no case."""
+    """How a process ended. costly: by using up time or memory. case: what it was at, as JSON; None if that was none."""
 
     message: str
     costly: bool
