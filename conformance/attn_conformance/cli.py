@@ -34,6 +34,14 @@ def positive(text: str) -> int:
     return value
 
 
+def shard(text: str) -> tuple[int, int]:
+    """I/N: two integers, 1 <= I <= N."""
+    mine, _, all_ = text.partition("/")
+    if not (mine.isdecimal() and all_.isdecimal() and 1 <= int(mine) <= int(all_)):
+        raise argparse.ArgumentTypeError(f"I/N with 1 <= I <= N was expected, as in 2/4, not {text!r}")
+    return int(mine), int(all_)
+
+
 def seconds(text: str) -> float:
     """A positive number."""
     value = float(text)
@@ -67,6 +75,14 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--only", type=names, default=(), metavar="ID|GROUP[,...]", help="judge these requirements only"
     )
+    run.add_argument(
+        "--shard",
+        type=shard,
+        default=(1, 1),
+        metavar="I/N",
+        help="judge the I-th of N parts of the requirements",
+    )
+    run.add_argument("--spec", metavar="VERSION", help="of the specification: what came later is not asked")
     run.add_argument(
         "--strict", action="store_true", help="documented differences and failed shoulds count as failures"
     )

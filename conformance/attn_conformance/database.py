@@ -9,12 +9,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from attn_conformance.files import put
+from attn_conformance.results import Row
 from attn_conformance.stored import Stored
 
 FORMAT = 1
@@ -190,6 +191,13 @@ class Shelf:
         """Store a counterexample with what happened."""
         entry = Entry(stored, self.claims, message)
         self.database.add(requirement, self.target, self.device, entry)
+
+    def keep(self, row: Row, healed: Iterable[Stored]) -> None:
+        """Store what a row was failed by, and remove the cases that were tried for it and fail no longer."""
+        for stored in healed:
+            self.forget(row.requirement, stored)
+        if (found := Stored.of(row)) is not None:
+            self.add(row.requirement, found, row.message or "")
 
     def forget(self, requirement: str, stored: Stored) -> None:
         """Remove one that fails no longer."""

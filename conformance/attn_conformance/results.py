@@ -15,12 +15,13 @@ SCHEMA = 1
 
 PLANNED = "planned: this version has no check for it"
 NOT_ASKED = "not asked for (--only)"
+NOT_IN_SHARD = "not asked for (--shard)"
 NOT_REPLAYED = "not asked for (--replay): no counterexample is given"
 MISSHAPEN = "not run: the smallest call fails OUT-1"
 STOPPED = "not run: an earlier must failed (--fail-fast)"
 SPENT = "not run: too many cases have used up their time or memory"
 INTERRUPTED = "not run: interrupted"
-LEFT_OUT = frozenset({NOT_ASKED, NOT_REPLAYED, MISSHAPEN, STOPPED, SPENT, INTERRUPTED})
+LEFT_OUT = frozenset({NOT_ASKED, NOT_IN_SHARD, NOT_REPLAYED, MISSHAPEN, STOPPED, SPENT, INTERRUPTED})
 """What rows say to which nothing was asked, whatever the target claims."""
 EXPECTED = "expected to fail: "
 UNEXPECTED = "passed, though it was expected to fail"
@@ -95,7 +96,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """One target's result. events: how often each named situation occurred, with those that never did."""
+    """One target's result. events: how often each named situation occurred, with those that never did.
+
+    options: those of the command line that said how the target is to be called and what it claims.
+    """
 
     target: str
     kind: str
@@ -109,6 +113,7 @@ class Report:
     environment: dict[str, Any] = field(default_factory=dict)
     events: dict[str, int] = field(default_factory=dict)
     device: str = "cpu"
+    options: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -149,6 +154,7 @@ class Report:
             "kind": self.kind,
             "convention": self.convention,
             "framework": self.framework,
+            "options": self.options,
             "claims": self.claims,
             "verdict": self.verdict,
             "seconds": round(self.seconds, 3),

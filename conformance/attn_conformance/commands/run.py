@@ -55,6 +55,8 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
                     effort=options.effort,
                     seed=options.seed,
                     only=options.only,
+                    shard=options.shard,
+                    spec=options.spec or SPEC_VERSION,
                     fail_fast=options.fail_fast,
                     expected_failures=expected,
                     narrowing=narrowing,
@@ -112,7 +114,7 @@ def _replayed(path: Path, targets: list[str]) -> dict[str, Mapping[str, Any]]:
 
 
 def _write(reports: list[Report], options: argparse.Namespace) -> None:
-    data = to_json(reports, suite=version("attn-conformance"), spec=SPEC_VERSION)
+    data = to_json(reports, suite=version("attn-conformance"), spec=options.spec or SPEC_VERSION)
     if options.json is not None:
         options.json.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if options.html is not None:

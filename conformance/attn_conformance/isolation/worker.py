@@ -89,7 +89,8 @@ def order_to_json(order: Order) -> Message:
 
 def order_from_json(data: Message) -> Order:
     """The order that `order_to_json` wrote."""
-    return Order(**(data | {"stored": tuple(Stored.from_json(stored) for stored in data["stored"])}))
+    fields: Message = data | {"stored": tuple(Stored.from_json(stored) for stored in data["stored"])}
+    return Order(**fields)
 
 
 def serve(
@@ -120,7 +121,7 @@ def serve(
         os._exit(0)  # memory that a target holds on to would be short in all that comes after
 
     when_exhausted.append(end)
-    channel.send(facts=Facts.of(found, refused).to_json())
+    channel.send(facts=Facts.of(found, refused, narrowing.options).to_json())
     while True:
         try:
             message = channel.receive()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -41,17 +43,18 @@ def show(report: Report, table: dict[str, Requirement], console: Console, *, qui
         _observations(report, console)
     for row in report.rows.values():
         if row.status in ("failed", "error") and not row.expected:
-            again = repetition(report.target, row.requirement, seed=report.seed, effort=report.effort)
+            again = repetition(report.target, row.requirement, report.seed, report.effort, report.options)
             story(row, table[row.requirement], console, again)
     _expected(report, console)
     _declared(report, console)
     _verdict(report, console)
 
 
-def repetition(target: str, requirement: str, *, seed: int, effort: str) -> str:
-    """The command that judges a requirement again."""
-    command = f"attn-conformance run {target} --only {requirement} --seed {seed}"
-    return command if effort == "default" else f"{command} --effort {effort}"
+def repetition(target: str, requirement: str, seed: int, effort: str, options: str = "") -> str:
+    """The command that judges a requirement again; options: as in a Report."""
+    command = f"attn-conformance run {shlex.quote(target)} --only {shlex.quote(requirement)} --seed {seed}"
+    command = command if effort == "default" else f"{command} --effort {effort}"
+    return f"{command} {options}" if options else command
 
 
 def _table(report: Report) -> Table:
