@@ -106,7 +106,7 @@ class Database:
             self._store(file, key, others)
 
     def put_script(self, requirement: str, target: str, script: str) -> Path | None:
-        """Write a failure's script; its path, relative to the working directory where it is below; None if that fails."""
+        """Write a failure's script; its path, relative to the working directory where it is below, or None."""
         file = self.folder / "scripts" / _slug(relative(target)) / f"{requirement}.py"
         try:
             self._make_folder()

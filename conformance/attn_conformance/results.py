@@ -42,9 +42,9 @@ class Row:
     """What a run says of one requirement.
 
     examples: how many were run; effective: in how many of them the feature mattered. declared: the documented
-    difference that was tested in the requirement's place. counterexample: the smallest failing case, as JSON; check: the name
-    of the check that it failed; cause: what its output equals, where that tells; reproducer: a script that shows the
-    failure by itself; unproved: why there is none.
+    difference that was tested in the requirement's place. counterexample: the smallest failing case, as JSON; check:
+    the name of the check that it failed; cause: what its output equals, where that tells; reproducer: a script that
+    shows the failure by itself; unproved: why there is none.
     """
 
     requirement: str
