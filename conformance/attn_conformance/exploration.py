@@ -106,4 +106,4 @@ def _attempt(check: Check, subject: Subject, case: Case) -> tuple[Outcome, Faile
     try:
         return check.function(subject.open(), case), None
     except Failed as failed:
-        return False, Failed(failed.message, failed.comparison)
+        return False, failed.told(failed.message)

@@ -34,7 +34,7 @@ class Row:
     """What a run says of one requirement.
 
     examples: how many were run; effective: in how many of them the feature mattered. counterexample: the smallest
-    failing case, as JSON. declared: the documented difference that was tested in the requirement's place.
+    failing case, as JSON. cause: what its output equals, where that tells. declared: the documented difference that was tested in the requirement's place.
     """
 
     requirement: str
@@ -49,6 +49,7 @@ class Row:
     expected: bool = False
     counterexample: dict[str, Any] | None = None
     summary: str | None = None
+    cause: str | None = None
     reproducer: str | None = None
     observation: str | None = None
 

@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from dataclasses import replace
 
+from attn_conformance.causes import likely_cause
 from attn_conformance.exploration import AS_REQUIRED, Tally, explore
 from attn_conformance.registry import Check, checks
 from attn_conformance.results import PLANNED, Cell, Row, Status
@@ -81,7 +82,9 @@ def judge(
     if (last := tallies[-1][1].last) is not None:
         case = last[0]
         cells = {case.dtype: status}  # of the others nobody knows: the search ended there
+        cause = likely_cause(failure for failure in (last, tallies[-1][1].first) if failure is not None)
         row = replace(row, counterexample=case.to_json(), summary=case.describe())
+        row = replace(row, cause=None if cause is None else cause.sentence)
     if requirement.id == "NUM-1" and refused:
         status, message = "failed", "; ".join(f"{d} is claimed, yet {text}" for d, text in refused.items())
         cells |= dict.fromkeys(refused, status)

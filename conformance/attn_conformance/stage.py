@@ -90,7 +90,7 @@ class Stage:
                 self.act(step)
             except Failed as failed:
                 where = f"step {number + 1} ({step.describe()})"
-                raise Failed(f"{where}: {failed.message}", failed.comparison) from failed
+                raise failed.told(f"{where}: {failed.message}") from failed
         return self.mattered
 
     def act(self, step: Step) -> None:

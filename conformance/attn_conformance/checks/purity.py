@@ -19,6 +19,7 @@ from attn_conformance.registry import SOME, check
 from attn_conformance.scope import Scope
 from attn_conformance.strategies import CAUSAL, ORDINARY, kernel_cases, kinds, masks, sizes
 from attn_conformance.subject import Raised, Subject
+from attn_reference import Problem
 
 Array = NDArray[Any]
 
@@ -85,8 +86,18 @@ def _pick(call: Call, batch: Array) -> Call:
     return replace(call, q=call.q[batch], k=call.k[batch], v=call.v[batch], mask=mask)
 
 
-def _of(answer: Answer, batch: Array) -> Answer:
-    return replace(answer, value=answer.value[batch], low=answer.low[batch], limit=answer.limit[batch])
+def _of(answer: Answer, index: Array, axis: int = 0) -> Answer:
+    """The answer for some batch elements (axis 0) or heads (axis 1) of its problem, in the order of `index`."""
+
+    def taken(array: Array) -> Array:
+        return array if array.shape[axis] == 1 else array.take(index, axis)
+
+    problem = answer.problem
+    if isinstance(problem, Problem):
+        arrays = {name: taken(getattr(problem, name)) for name in ("q", "k", "v", "visible", "bias")}
+        problem = replace(problem, **arrays)
+    parts = {name: getattr(answer, name).take(index, axis) for name in ("value", "low", "limit")}
+    return replace(answer, **parts, problem=problem)
 
 
 FAMILIES_APART = (*ORDINARY, "uneven-batch", "uneven-batch", "uneven-heads")
@@ -132,9 +143,7 @@ def order_of_heads_and_keys_is_free(subject: Subject, case: KernelCase) -> bool:
         call, q=call.q[:, heads], k=call.k[:, heads], v=call.v[:, heads],
         mask=mask if mask is None else mask[:, heads],
     )  # fmt: skip
-    expected = replace(
-        answer, value=answer.value[:, heads], low=answer.low[:, heads], limit=answer.limit[:, heads]
-    )
+    expected = _of(answer, heads, axis=1)
     expect.same(plain[:, heads], subject.attention(by_head), expected, "permuted heads gave another result")
     by_key = replace(
         call, k=call.k[:, :, keys], v=call.v[:, :, keys], mask=mask if mask is None else mask[..., keys]

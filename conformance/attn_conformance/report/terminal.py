@@ -104,6 +104,8 @@ def story(row: Row, requirement: Requirement, console: Console, again: str) -> N
     if row.summary is not None:
         lines.append(f"smallest case: {row.summary}")
     lines += [f"what happened: {row.message}".replace("\n", "\n  ")]
+    if row.cause is not None:
+        lines.append(f"likely cause: {row.cause}")
     if row.counterexample is not None:
         lines.append(f"found after {row.examples} examples; again: {again}")
     for line in lines:

@@ -1,0 +1,163 @@
+"""A cause: a wrong way to attend, told by its output, and how it is recognised with certainty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attn_conformance.judge import MATTERS, Answer, Evidence, ask, ask_module, compare
+from attn_reference import Arithmetic, ForwardProblem, Problem, Solution, solve, solve_forward
+
+Array = NDArray[Any]
+
+Hiding = Literal["mask", "causal", "nothing"]
+"""What hides keys in a problem, or adds to its scores."""
+
+
+@dataclass(frozen=True, eq=False)
+class Situation:
+    """A wrong output, the right answer, and what hides keys: causality, if causal, else a mask if anything does."""
+
+    got: Array
+    right: Answer
+    causal: bool
+
+    @property
+    def problem(self) -> Problem | ForwardProblem:
+        """The problem that was posed."""
+        assert self.right.problem is not None  # else there is no situation
+        return self.right.problem
+
+    @cached_property
+    def core(self) -> Problem:
+        """The attention between the projections, or the problem itself."""
+        return self._solved[0]
+
+    @cached_property
+    def solution(self) -> Solution:
+        """The solution of the core."""
+        return self._solved[1]
+
+    @property
+    def hiding(self) -> Hiding:
+        """What hides keys."""
+        if self.causal:
+            return "causal"
+        return "nothing" if self.core.visible.all() and not self.core.bias.any() else "mask"
+
+    @cached_property
+    def _solved(self) -> tuple[Problem, Solution]:
+        if isinstance(self.problem, Problem):
+            return self.problem, solve(self.problem)
+        found = solve_forward(self.problem)
+        return found.core, found.attention
+
+
+Recognition = Callable[[Situation], bool]
+"""Whether the output of a situation is what a cause makes of it, by a proof."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A wrong way to attend. name: unique, a few words; sentence: what is true of every output that it explains."""
+
+    name: str
+    sentence: str
+    explains: Recognition
+
+
+Change = Callable[[Problem], Problem | None]
+"""Another problem in place of a right one; None where the change means nothing."""
+
+
+def changed(name: str, clause: str, change: Change, *hidden_by: Hiding) -> Cause:
+    """The cause whose output answers another problem: "every element is what attention gives" + clause.
+
+    hidden_by: in which situations it is looked for; in all, if none is named. In a forward call, where a change of
+    q, k or v between the projections has no exact answer, it explains nothing.
+    """
+
+    def explains(situation: Situation) -> bool:
+        if hidden_by and situation.hiding not in hidden_by:
+            return False
+        other = change(situation.core)
+        if other is None:
+            return False
+        posed: Problem | ForwardProblem | None = other
+        if isinstance(situation.problem, ForwardProblem):
+            posed = within_projections(situation.problem, situation.core, other)
+        return posed is not None and answers(situation, posed)
+
+    return Cause(name, f"every element is what attention gives {clause}", explains)
+
+
+def asked(posed: Problem | ForwardProblem, dtype: str, arithmetic: Arithmetic) -> Answer:
+    """The oracle's answer to either kind of problem."""
+    if isinstance(posed, ForwardProblem):
+        return ask_module(posed, dtype, arithmetic)
+    return ask(posed, dtype, arithmetic)
+
+
+def answers(situation: Situation, posed: Problem | ForwardProblem) -> bool:
+    """Whether the output answers another problem: first in one query row, which rules most of them out."""
+    right = situation.right
+    if isinstance(posed, Problem) and posed.shape[2] > 1:
+        row = np.array([_worst_row(situation)])
+        one = asked(posed.take_rows(row), right.dtype, right.arithmetic)
+        if not compare(situation.got[:, :, row], one).ok:
+            return False
+    return fits(situation, asked(posed, right.dtype, right.arithmetic))
+
+
+def _worst_row(situation: Situation) -> int:
+    worst = compare(situation.got, situation.right).worst
+    return 0 if worst is None else worst.index[2]
+
+
+def fits(situation: Situation, wrong: Answer) -> bool:
+    """Whether every element of the output is within the bound of a wrong answer, from which the right one is far."""
+    right = situation.right
+    if wrong.value.shape != right.value.shape or not compare(situation.got, wrong).ok:
+        return False
+    with np.errstate(invalid="ignore"):
+        most = np.maximum(right.limit, wrong.limit)
+        apart = np.abs((wrong.value - right.value) + (wrong.low - right.low)) > MATTERS * most
+        off = ~(np.abs(situation.got.astype(np.float64) - right.value) <= right.limit)
+    apart |= np.isnan(wrong.value) != np.isnan(right.value)
+    # Where everything would pass, nothing is explained.
+    return bool(apart.any()) and not bool(np.any(off & np.isinf(wrong.limit)))
+
+
+def within_projections(problem: ForwardProblem, core: Problem, other: Problem) -> ForwardProblem | None:
+    """The forward call whose core is `other`; None if that has another q, k or v."""
+    if other.q is not core.q or other.k is not core.k or other.v is not core.v:
+        return None
+    ratio = other.scale / core.scale
+    weights, biases = dict(problem.weights), dict(problem.biases)
+    weights["query"], biases["query"] = weights["query"] * ratio, biases["query"] * ratio
+    mask = np.where(other.visible, other.bias, -np.inf)
+    return replace(problem, weights=weights, biases=biases, mask=mask, is_causal=False)
+
+
+def situation_of(evidence: Evidence, causal: bool) -> Situation | None:
+    """What a failure's evidence shows; None if it does not tell of one problem, or of one too large to look at."""
+    problem = evidence.answer.problem
+    if isinstance(problem, ForwardProblem):
+        (B, T, _), S = problem.x.shape, problem.src.shape[1]
+        size, causal = B * problem.n_head * T * S, problem.is_causal
+    elif problem is not None:
+        size = int(np.prod(problem.shape))
+    else:
+        return None
+    if not 0 < size <= LARGEST or evidence.got.shape != evidence.answer.value.shape:
+        return None
+    return Situation(evidence.got, evidence.answer, causal)
+
+
+LARGEST = 2**16
+"""Largest B H T S that causes are looked for in: some eighty problems of that size are a fraction of a second."""
