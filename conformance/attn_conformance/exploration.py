@@ -33,6 +33,7 @@ class Tally:
     last: tuple[Case, Failed] | None = None
     repeats: bool = True
     unasked: str | None = None
+    wrong: list[tuple[Case, Failed]] = field(default_factory=list)
 
 
 def explore(
@@ -40,7 +41,7 @@ def explore(
 ) -> Tally:
     """Run a check on up to `examples` cases; a failing case is kept as found and, as `last`, as small as it gets.
 
-    observe: record what happens in each example and judge nothing.
+    observe: record what happens in each example, and which outputs were wrong, and judge nothing.
     """
     tally = Tally()
 
@@ -82,6 +83,8 @@ def explore(
         tally.failures += 1
         if observe:
             tally.seen[_fault(case), failed.message.partition(":")[0]] += 1
+            if failed.evidence is not None:
+                tally.wrong.append((case, failed))
             return
         tally.first = tally.first or (case, failed)
         tally.last = (case, failed)

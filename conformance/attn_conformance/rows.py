@@ -27,6 +27,9 @@ DEFAULT = 150
 TRIALS = 10
 """Examples in such a trial: enough to tell that something works, not that it conforms."""
 
+WITNESSES = 20
+"""Examples that are run to tell causes apart which the smallest case does not."""
+
 
 def judge(
     requirement: Requirement, subject: Subject, *, examples: int, seed: int, refused: dict[str, str]
@@ -82,9 +85,8 @@ def judge(
     if (last := tallies[-1][1].last) is not None:
         case = last[0]
         cells = {case.dtype: status}  # of the others nobody knows: the search ended there
-        cause = likely_cause(failure for failure in (last, tallies[-1][1].first) if failure is not None)
         row = replace(row, counterexample=case.to_json(), summary=case.describe())
-        row = replace(row, cause=None if cause is None else cause.sentence)
+        row = replace(row, cause=_cause(*tallies[-1], subject, number + len(tallies) - 1))
     if requirement.id == "NUM-1" and refused:
         status, message = "failed", "; ".join(f"{d} is claimed, yet {text}" for d, text in refused.items())
         cells |= dict.fromkeys(refused, status)
@@ -119,6 +121,22 @@ def _works(check: Check, subject: Subject, features: list[str], number: int) -> 
     except Exception:
         return False  # the convention has no way to say it
     return tally.examples > 0 and tally.failures == 0
+
+
+def _cause(check: Check, tally: Tally, subject: Subject, number: int) -> str | None:
+    """What the wrong output of the smallest case equals, if other wrong outputs equal that too.
+
+    A small case has many causes: at T = 2 one key too many is all of them.
+    """
+    failures = [failure for failure in (tally.last, tally.first) if failure is not None]
+    try:
+        if likely_cause(failures) is None:
+            return None
+        others = explore(check, subject, examples=WITNESSES, seed_value=number, observe=True).wrong
+        cause = likely_cause([*failures, *others])
+    except Exception:
+        return None  # a courtesy, on which no verdict depends
+    return None if cause is None else cause.sentence
 
 
 def _status(tallies: list[tuple[Check, Tally]]) -> tuple[Status, str | None]:

@@ -17,6 +17,7 @@ __all__ = ["CATALOGUE", "Cause", "likely_cause"]
 
 CATALOGUE: tuple[Cause, ...] = (
     *causality.CAUSES,
+    *outputs.EMPTY_ROWS,
     *masks.CAUSES,
     *scores.CAUSES,
     *places.CAUSES,
@@ -28,7 +29,7 @@ call has (scale, softmax), that before what is out of place, and what an output 
 
 
 def likely_cause(failures: Iterable[tuple[Case, Failed]]) -> Cause | None:
-    """The first cause that explains every failure; None if there is none.
+    """The first cause that is proved for the first failure and explains the others; None if there is none.
 
     failures: of one requirement, with their cases, the smallest first. Those that do not tell of an output and its
     problem, or of one with more than `LARGEST` scores, are passed over.
@@ -36,7 +37,9 @@ def likely_cause(failures: Iterable[tuple[Case, Failed]]) -> Cause | None:
     situations = [situation for case, failed in failures if (situation := _situation(case, failed)) is not None]
     if not situations:
         return None
-    return next((cause for cause in CATALOGUE if all(map(cause.explains, situations))), None)
+    smallest, *others = situations
+    fitting = (cause for cause in CATALOGUE if cause.proved(smallest) and all(map(cause.explains, others)))
+    return next(fitting, None)
 
 
 def _situation(case: Case, failed: Failed) -> Situation | None:

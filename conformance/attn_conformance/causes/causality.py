@@ -17,14 +17,14 @@ def offset(p: Problem) -> int | None:
     return d if np.all(p.visible == triangle(p, d)) else None
 
 
-def _off(*, square: bool) -> Change:
-    def change(p: Problem) -> Problem | None:
-        T, S = p.shape[2:]
-        # The offset tells whether these are all queries: of some of them, T says nothing.
-        unequal = T != S and offset(p) == S - T
-        return None if unequal is square else replace(p, visible=np.ones((1, 1, 1, 1), bool))
+def _off(p: Problem) -> Problem:
+    return replace(p, visible=np.ones((1, 1, 1, 1), bool))
 
-    return change
+
+def _off_unless_square(p: Problem) -> Problem | None:
+    T, S = p.shape[2:]
+    # The offset tells whether these are all queries: of some of them, T says nothing.
+    return _off(p) if T != S and offset(p) == S - T else None
 
 
 def _anchored(anchor: str) -> Change:
@@ -76,12 +76,12 @@ def _ruled(name: str, clause: str, change: Change) -> Cause:
 
 
 CAUSES = (
-    _ruled("causal-off", "with causality off: every query sees every key", _off(square=True)),
     _ruled(
         "causal-off-where-T-differs-from-S",
         "with causality off, here where T and S differ: every query sees every key",
-        _off(square=False),
+        _off_unless_square,
     ),
+    _ruled("causal-off", "with causality off: every query sees every key", _off),
     _ruled(
         "causal-top-left",
         "with the causal triangle anchored at the top left: key j is visible to query i iff j <= i",

@@ -58,8 +58,8 @@ class Situation:
         return found.core, found.attention
 
 
-Recognition = Callable[[Situation], bool]
-"""Whether the output of a situation is what a cause makes of it, by a proof."""
+Recognition = Callable[[Situation], float | None]
+"""None if the output is not what a cause makes of the problem; else how many bounds the right answer is from that."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,15 @@ class Cause:
 
     name: str
     sentence: str
-    explains: Recognition
+    distance: Recognition
+
+    def explains(self, situation: Situation) -> bool:
+        """Whether the output is what the cause makes of the problem."""
+        return self.distance(situation) is not None
+
+    def proved(self, situation: Situation) -> bool:
+        """Whether it explains the output, and the right answer is far from that."""
+        return (self.distance(situation) or 0.0) > MATTERS
 
 
 Change = Callable[[Problem], Problem | None]
@@ -82,18 +90,18 @@ def changed(name: str, clause: str, change: Change, *hidden_by: Hiding) -> Cause
     q, k or v between the projections has no exact answer, it explains nothing.
     """
 
-    def explains(situation: Situation) -> bool:
+    def distance(situation: Situation) -> float | None:
         if hidden_by and situation.hiding not in hidden_by:
-            return False
+            return None
         other = change(situation.core)
         if other is None:
-            return False
+            return None
         posed: Problem | ForwardProblem | None = other
         if isinstance(situation.problem, ForwardProblem):
             posed = within_projections(situation.problem, situation.core, other)
-        return posed is not None and answers(situation, posed)
+        return None if posed is None else from_answer_to(situation, posed)
 
-    return Cause(name, f"every element is what attention gives {clause}", explains)
+    return Cause(name, f"every element is what attention gives {clause}", distance)
 
 
 def asked(posed: Problem | ForwardProblem, dtype: str, arithmetic: Arithmetic) -> Answer:
@@ -103,34 +111,31 @@ def asked(posed: Problem | ForwardProblem, dtype: str, arithmetic: Arithmetic) -
     return ask(posed, dtype, arithmetic)
 
 
-def answers(situation: Situation, posed: Problem | ForwardProblem) -> bool:
-    """Whether the output answers another problem: first in one query row, which rules most of them out."""
+def from_answer_to(situation: Situation, posed: Problem | ForwardProblem) -> float | None:
+    """The distance for an output that answers another problem: first in one query row, which rules most of them out."""
     right = situation.right
     if isinstance(posed, Problem) and posed.shape[2] > 1:
-        row = np.array([_worst_row(situation)])
+        worst = compare(situation.got, right).worst
+        row = np.array([0 if worst is None else worst.index[2]])
         one = asked(posed.take_rows(row), right.dtype, right.arithmetic)
         if not compare(situation.got[:, :, row], one).ok:
-            return False
-    return fits(situation, asked(posed, right.dtype, right.arithmetic))
+            return None
+    return from_wrong(situation, asked(posed, right.dtype, right.arithmetic))
 
 
-def _worst_row(situation: Situation) -> int:
-    worst = compare(situation.got, situation.right).worst
-    return 0 if worst is None else worst.index[2]
-
-
-def fits(situation: Situation, wrong: Answer) -> bool:
-    """Whether every element of the output is within the bound of a wrong answer, from which the right one is far."""
+@np.errstate(invalid="ignore", divide="ignore")
+def from_wrong(situation: Situation, wrong: Answer) -> float | None:
+    """How many bounds the right answer is from a wrong one, if every element of the output is within that one's bound."""
     right = situation.right
     if wrong.value.shape != right.value.shape or not compare(situation.got, wrong).ok:
-        return False
-    with np.errstate(invalid="ignore"):
-        most = np.maximum(right.limit, wrong.limit)
-        apart = np.abs((wrong.value - right.value) + (wrong.low - right.low)) > MATTERS * most
-        off = ~(np.abs(situation.got.astype(np.float64) - right.value) <= right.limit)
-    apart |= np.isnan(wrong.value) != np.isnan(right.value)
-    # Where everything would pass, nothing is explained.
-    return bool(apart.any()) and not bool(np.any(off & np.isinf(wrong.limit)))
+        return None
+    off = ~(np.abs(situation.got.astype(np.float64) - right.value) <= right.limit)
+    if np.any(off & np.isinf(wrong.limit)):
+        return None  # where everything would pass, nothing is explained
+    apart = np.abs((wrong.value - right.value) + (wrong.low - right.low))
+    ratio = np.where(apart > 0, apart / np.maximum(right.limit, wrong.limit), 0.0)
+    ratio = np.where(np.isnan(wrong.value) != np.isnan(right.value), np.inf, ratio)
+    return float(np.nanmax(ratio, initial=0.0))
 
 
 def within_projections(problem: ForwardProblem, core: Problem, other: Problem) -> ForwardProblem | None:

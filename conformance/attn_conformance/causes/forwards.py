@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from attn_conformance.causes.cause import Array, Cause, Situation, answers, fits
+from attn_conformance.causes.cause import Array, Cause, Recognition, Situation, from_answer_to, from_wrong
 from attn_conformance.causes.places import stored_htd, stored_thd
 from attn_conformance.judge import ask_module
 from attn_reference import ForwardProblem, unit_roundoff
@@ -17,13 +17,13 @@ Change = Callable[[ForwardProblem], ForwardProblem | None]
 
 
 def _called(name: str, clause: str, change: Change) -> Cause:
-    def explains(situation: Situation) -> bool:
+    def distance(situation: Situation) -> float | None:
         if not isinstance(situation.problem, ForwardProblem):
-            return False
+            return None
         other = change(situation.problem)
         return other is not None and answers(situation, other)
 
-    return Cause(name, f"every element is what forward gives {clause}", explains)
+    return Cause(name, f"every element is what forward gives {clause}", distance)
 
 
 def _with(p: ForwardProblem, weights: Mapping[str, Array], biases: Mapping[str, Array]) -> ForwardProblem:
@@ -72,32 +72,37 @@ def _xa_ignored(p: ForwardProblem) -> ForwardProblem:
     return replace(p, src=p.x)
 
 
-def _from_both(keys: str) -> Change:
-    """Keys from one of x and xa, values from the other: features side by side, and weights that take their half."""
+def _from_both(keys: str) -> Recognition:
+    """Recognises keys from one of x and xa, `keys`, and values from the other."""
 
-    def change(p: ForwardProblem) -> ForwardProblem | None:
-        if p.x.shape != p.src.shape:
+    def distance(situation: Situation) -> float | None:
+        p, right = situation.problem, situation.right
+        if not isinstance(p, ForwardProblem) or p.x.shape != p.src.shape:
             return None
-        none = np.zeros_like(p.weights["key"])
-        halves = {name: (name == "key") == (keys == "x") for name in ("key", "value")}
+        N, none = p.x.shape[2], np.zeros_like(p.weights["key"])
+        # Features side by side, and weights that take their half; half of the result is idle.
+        left = {"query": True, "key": keys == "x", "value": keys != "x", "out": True}
         weights = {
             name: np.concatenate([p.weights[name], none] if first else [none, p.weights[name]], 1)
-            for name, first in halves.items()
+            for name, first in left.items()
         }
-        weights["query"] = np.concatenate([p.weights["query"], none], 1)
+        weights["out"] = np.concatenate([p.weights["out"], none])
+        biases = {"out": np.concatenate([p.biases["out"], np.zeros(N)])}
         both = np.concatenate([p.x, p.src], 2)
-        return replace(_with(p, weights, {}), x=both, src=both)
+        wrong = ask_module(replace(_with(p, weights, biases), x=both, src=both), right.dtype, right.arithmetic)
+        parts = {name: getattr(wrong, name)[..., :N] for name in ("value", "low", "limit")}
+        return from_wrong(situation, replace(right, **parts))
 
-    return change
+    return distance
 
 
-def _merged(layout: Callable[[Array], Array]) -> Callable[[Situation], bool]:
+def _merged(layout: Callable[[Array], Array]) -> Recognition:
     """Recognises heads that are put together in another order before the out projection."""
 
-    def explains(situation: Situation) -> bool:
+    def distance(situation: Situation) -> float | None:
         p, right = situation.problem, situation.right
         if not isinstance(p, ForwardProblem):
-            return False
+            return None
         N = p.x.shape[2]
         # The heads and their bound are those of a module whose out projection does nothing.
         heads = ask_module(_with(p, {"out": np.eye(N)}, {"out": np.zeros(N)}), right.dtype, right.arithmetic)
@@ -108,9 +113,9 @@ def _merged(layout: Callable[[Array], Array]) -> Callable[[Situation], bool]:
         value, size = o @ W.T + b, np.abs(o) @ np.abs(W.T) + np.abs(b)
         most = error @ np.abs(W.T) + (N + 3) * unit_roundoff(right.dtype) * size
         wrong = replace(right, value=value[:, None], low=0 * value[:, None], limit=most[:, None])
-        return fits(situation, wrong)
+        return from_wrong(situation, wrong)
 
-    return explains
+    return distance
 
 
 CAUSES = (
@@ -131,6 +136,6 @@ CAUSES = (
     Cause("forward-merged-as-H-T", "every element is what forward gives if heads (B, H, T, D) are merged without a transpose", _merged(stored_htd)),
     Cause("forward-merged-as-T-H", "every element is what forward gives if heads (B, T, H, D) are transposed before they are merged", _merged(stored_thd)),
     _called("xa-ignored", "if x attends to itself: xa is ignored", _xa_ignored),
-    _called("values-of-x", "if values come from x, and keys alone from xa", _from_both("xa")),
-    _called("keys-of-x", "if keys come from x, and values alone from xa", _from_both("x")),
+    Cause("values-of-x", "every element is what forward gives if values come from x, and keys alone from xa", _from_both("xa")),
+    Cause("keys-of-x", "every element is what forward gives if keys come from x, and values alone from xa", _from_both("x")),
 )  # fmt: skip

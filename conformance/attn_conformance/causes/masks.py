@@ -140,11 +140,11 @@ CAUSES = (
         for dtype in ("float16", "bfloat16")
     ),
     *(
-        cause
-        for number in (-100.0, -1e4, -1e9)
-        for cause in (
-            _masked(f"hidden-by-adding{number:g}", f"if {number:g} is added to hidden scores", _added(number)),
-            _masked(f"hidden-by-filling{number:g}", f"if hidden scores are set to {number:g}", _filled(number)),
-        )
+        _masked(f"hidden-by-adding{number:g}", f"if {number:g} is added to hidden scores", _added(number))
+        for number in (-1e4, -1e9, -100.0)
+    ),
+    *(
+        _masked(f"hidden-by-filling{number:g}", f"if hidden scores are set to {number:g}", _filled(number))
+        for number in (-1e4, -1e9)
     ),
 )  # fmt: skip

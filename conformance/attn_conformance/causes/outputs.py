@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from attn_conformance.cases.values import STORAGE
-from attn_conformance.causes.cause import Array, Cause, Situation, asked, fits
+from attn_conformance.causes.cause import Array, Cause, Recognition, Situation, asked, from_wrong
 from attn_conformance.judge import ask, compare
 from attn_reference import ForwardProblem, Problem
 
@@ -16,36 +17,36 @@ LOWER = {"float64": ("bfloat16", "float16", "float32"), "float32": ("bfloat16", 
 """The dtypes that hold fewer digits, the coarsest first."""
 
 
-def _constant(number: float) -> Callable[[Situation], bool]:
-    def explains(situation: Situation) -> bool:
+def _constant(number: float) -> Recognition:
+    def distance(situation: Situation) -> float | None:
         right = situation.right
         value = np.full_like(right.value, number)
-        return fits(situation, replace(right, value=value, low=0 * right.low, limit=0 * right.limit))
+        return from_wrong(situation, replace(right, value=value, low=0 * right.low, limit=0 * right.limit))
 
-    return explains
+    return distance
 
 
-def _nan_hidden(situation: Situation) -> bool:
+def _nan_hidden(situation: Situation) -> float | None:
     right = situation.right
     due = np.isnan(right.value)
     parts = {name: np.where(due, 0, getattr(right, name)) for name in ("value", "low", "limit")}
-    return fits(situation, replace(right, **parts))
+    return from_wrong(situation, replace(right, **parts))
 
 
-def _empty_rows(fill: Callable[[Situation], Array | None]) -> Callable[[Situation], bool]:
+def _empty_rows(fill: Callable[[Situation], Array | None]) -> Recognition:
     """Recognises an output whose rows without a visible key hold what `fill` gives, (B, H, T, Dv) or broadcast."""
 
-    def explains(situation: Situation) -> bool:
+    def distance(situation: Situation) -> float | None:
         right, rows = situation.right, situation.solution.empty
         if not isinstance(situation.problem, Problem) or not rows.any():
-            return False
+            return None
         filling = fill(situation)
         if filling is None:
-            return False
+            return None
         value = np.where(rows, filling, right.value)
-        return fits(situation, replace(right, value=value, low=np.where(rows, 0, right.low)))
+        return from_wrong(situation, replace(right, value=value, low=np.where(rows, 0, right.low)))
 
-    return explains
+    return distance
 
 
 def _queries(situation: Situation) -> Array | None:
@@ -53,44 +54,44 @@ def _queries(situation: Situation) -> Array | None:
     return q if q.shape[3] == v.shape[3] else None
 
 
-def _opened(*, even: bool) -> Callable[[Situation], bool]:
+def _opened(*, even: bool) -> Recognition:
     """Recognises an output where rows without a visible key see all keys; even: and weigh them all the same."""
 
-    def explains(situation: Situation) -> bool:
+    def distance(situation: Situation) -> float | None:
         p, rows, right = situation.problem, situation.solution.empty, situation.right
         if not isinstance(p, Problem) or not rows.any():
-            return False
+            return None
         opened = replace(
             p, q=np.where(rows & even, 0, p.q), visible=p.visible | rows, bias=np.where(rows, 0, p.bias)
         )
-        return fits(situation, ask(opened, right.dtype, right.arithmetic))
+        return from_wrong(situation, ask(opened, right.dtype, right.arithmetic))
 
-    return explains
+    return distance
 
 
-def _without_bias(situation: Situation) -> bool:
+def _without_bias(situation: Situation) -> float | None:
     problem, right = situation.problem, situation.right
     if not isinstance(problem, ForwardProblem):
-        return False
+        return None
     rows = situation.solution.empty.all(1)[:, None]
     parts = {name: np.where(rows, 0, getattr(right, name)) for name in ("value", "low", "limit")}
-    return fits(situation, replace(right, **parts))
+    return from_wrong(situation, replace(right, **parts))
 
 
-def _in(dtype: str) -> Callable[[Situation], bool]:
+def _in(dtype: str) -> Recognition:
     """Recognises numbers of a lower dtype, within its bound: the right ones have more digits."""
 
-    def explains(situation: Situation) -> bool:
+    def distance(situation: Situation) -> float | None:
         right, problem = situation.right, situation.problem
         if dtype not in LOWER.get(right.dtype, ()) or not _held(situation.got, dtype):
-            return False
+            return None
         if _held(right.value.astype(right.dtype), dtype):
-            return False
+            return None
         # Inputs may have been rounded too, or the result alone.
         coarse = (asked(posed, dtype, right.arithmetic) for posed in (_lowered(problem, dtype), problem))
-        return any(compare(situation.got, answer).ok for answer in coarse)
+        return math.inf if any(compare(situation.got, answer).ok for answer in coarse) else None
 
-    return explains
+    return distance
 
 
 @np.errstate(over="ignore")
@@ -106,19 +107,22 @@ def _lowered(problem: Problem | ForwardProblem, dtype: str) -> Problem | Forward
     return replace(problem, x=rounded(problem.x), src=rounded(problem.src), weights=weights, biases=biases)
 
 
-def _held(numbers: Array, dtype: str) -> bool:
+def _held(numbers: Array, dtype: str) -> float | None:
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.array_equal(numbers, numbers.astype(STORAGE[dtype]).astype(numbers.dtype), equal_nan=True))
 
 
-CAUSES = (
-    Cause("zeros", "every element is 0", _constant(0.0)),
-    Cause("all-nan", "every element is NaN", _constant(np.nan)),
+EMPTY_ROWS = (
     Cause("empty-rows-nan", "every element is right, but NaN in rows without a visible key", _empty_rows(lambda s: np.array(np.nan))),
     Cause("empty-rows-mean", "every element is right, but rows without a visible key hold the mean of v", _opened(even=True)),
     Cause("empty-rows-opened", "every element is right, but rows without a visible key see all keys", _opened(even=False)),
     Cause("empty-rows-query", "every element is right, but rows without a visible key hold the query", _empty_rows(_queries)),
     Cause("empty-rows-no-bias", "every element is right, but 0 in rows without a visible key: the bias of out is missing", _without_bias),
+)  # fmt: skip
+
+CAUSES = (
+    Cause("zeros", "every element is 0", _constant(0.0)),
+    Cause("all-nan", "every element is NaN", _constant(np.nan)),
     Cause("nan-hidden", "every element is right, but 0 where it must be NaN", _nan_hidden),
     *(
         Cause(f"in-{dtype}", f"every element is a number of {dtype} and within its bound: computed or stored in {dtype}", _in(dtype))

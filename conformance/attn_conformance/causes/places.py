@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from attn_conformance.causes.cause import Array, Cause, Change, Situation, changed, fits
+from attn_conformance.causes.cause import Array, Cause, Change, Recognition, Situation, changed, from_wrong
 from attn_conformance.judge import ask
 from attn_reference import Problem
 
@@ -39,10 +39,11 @@ def _zeros_hidden(p: Problem) -> Problem:
 def _heads(pick: Callable[[Array, int, int], Array], names: str = "kv") -> Change:
     """Query head h reads head `pick` (h, H, Hkv) of k and v, or of those of them that are named."""
 
-    def change(p: Problem) -> Problem:
+    def change(p: Problem) -> Problem | None:
         H, Hkv = p.q.shape[1], p.k.shape[1]
-        right = np.arange(H) // (H // Hkv)
-        other = pick(np.arange(H), H, Hkv)
+        right, other = np.arange(H) // (H // Hkv), pick(np.arange(H), H, Hkv)
+        if other.max() >= Hkv:
+            return None
         return replace(
             p, k=p.k[:, other if "k" in names else right], v=p.v[:, other if "v" in names else right]
         )
@@ -102,28 +103,28 @@ def _keys_for_values(p: Problem) -> Problem | None:
 # --- axes, for which the answer is that of another problem, laid out otherwise
 
 
-def across_heads(situation: Situation) -> bool:
-    """Whether heads attend to heads at each position, as if arrays were (B, T, H, D)."""
+def across_heads(situation: Situation) -> float | None:
+    """Recognises heads that attend to heads at each position, as if arrays were (B, T, H, D)."""
     p, right = situation.problem, situation.right
     if not isinstance(p, Problem) or situation.hiding != "nothing" or p.q.shape[1:3] != p.k.shape[1:3]:
-        return False
+        return None
     turned = replace(p, q=p.q.swapaxes(1, 2), k=p.k.swapaxes(1, 2), v=p.v.swapaxes(1, 2))
     wrong = ask(turned, right.dtype, right.arithmetic)
     parts = {name: getattr(wrong, name).swapaxes(1, 2) for name in ("value", "low", "limit")}
-    return fits(situation, replace(right, **parts))
+    return from_wrong(situation, replace(right, **parts))
 
 
-def rearranged(layout: Callable[[Array], Array]) -> Callable[[Situation], bool]:
+def rearranged(layout: Callable[[Array], Array]) -> Recognition:
     """Recognises the right elements in other places: layout (B, H, T, Dv) to the same shape, or another."""
 
-    def explains(situation: Situation) -> bool:
+    def distance(situation: Situation) -> float | None:
         if not isinstance(situation.problem, Problem):
-            return False
+            return None
         right = situation.right
         parts = {name: layout(getattr(right, name)) for name in ("value", "low", "limit")}
-        return fits(situation, replace(right, **parts))
+        return from_wrong(situation, replace(right, **parts))
 
-    return explains
+    return distance
 
 
 def stored_thd(o: Array) -> Array:

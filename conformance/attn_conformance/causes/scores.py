@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from attn_conformance.cases.values import STORAGE
-from attn_conformance.causes.cause import Array, Cause, Change, Situation, changed, fits
+from attn_conformance.causes.cause import Array, Cause, Change, Recognition, Situation, changed, from_wrong
 from attn_conformance.judge import ask
 from attn_reference import Problem, Solution, lse_bound, solve, unit_roundoff
 
@@ -80,11 +80,11 @@ def _rounded(dtype: str, names: tuple[str, ...]) -> Change:
     return change
 
 
-def over_queries(situation: Situation) -> bool:
-    """Whether the weights of each key sum to 1 over the queries that see it."""
+def over_queries(situation: Situation) -> float | None:
+    """Recognises weights that sum to 1 over the queries that see a key."""
     p = situation.problem
     if not isinstance(p, Problem):
-        return False
+        return None
     B, H, T, _ = p.shape
     group = H // p.k.shape[1]
     # Keys that attend to queries, whose values are unit vectors: their output is the weights, with a bound of its own.
@@ -102,24 +102,24 @@ def over_queries(situation: Situation) -> bool:
     size = weights.value.swapaxes(2, 3) @ np.abs(v)
     # Products and sums are good to the roundoff of the inputs: rounding the weights is in their bound.
     error = weights.limit.swapaxes(2, 3) @ np.abs(v) + (p.shape[3] + 2) * unit_roundoff(right.dtype) * size
-    return fits(situation, replace(right, value=value, low=0 * value, limit=error))
+    return from_wrong(situation, replace(right, value=value, low=0 * value, limit=error))
 
 
-def _weighed(total: Callable[[Situation], tuple[Array, Array]]) -> Callable[[Situation], bool]:
+def _weighed(total: Callable[[Situation], tuple[Array, Array]]) -> Recognition:
     """Recognises the right output times e^x; total: x and its error, (B, H, T, 1)."""
 
     @np.errstate(over="ignore", invalid="ignore")
-    def explains(situation: Situation) -> bool:
+    def distance(situation: Situation) -> float | None:
         right = situation.right
         if not isinstance(situation.problem, Problem):
-            return False
+            return None
         x, error = total(situation)
         factor, spread = np.exp(x), np.expm1(error)
         value = factor * right.value
         most = factor * (1 + spread) * right.limit + spread * np.abs(value)
-        return fits(situation, replace(right, value=value, low=0 * value, limit=most))
+        return from_wrong(situation, replace(right, value=value, low=0 * value, limit=most))
 
-    return explains
+    return distance
 
 
 def _lse_error(situation: Situation, p: Problem, solution: Solution) -> Array:
@@ -144,9 +144,9 @@ def _against(name: str, whose: str, top: Callable[[Situation], Array]) -> Cause:
     """Weights e^(s - top), where `top` is not the row's own maximum, that vanish if it is far above."""
 
     @np.errstate(invalid="ignore")
-    def explains(situation: Situation) -> bool:
+    def distance(situation: Situation) -> float | None:
         if not isinstance(situation.problem, Problem):
-            return False
+            return None
         # Below `least` e^x is 0 in the accumulators' dtype, and from `few` on it has lost no digit yet.
         few, least = (-708.0, -745.0) if situation.right.dtype == "float64" else (-87.0, -104.0)
         x, right = situation.solution.m - top(situation), situation.right
@@ -154,9 +154,9 @@ def _against(name: str, whose: str, top: Callable[[Situation], Array]) -> Cause:
         gone, going = (x < least - n) & ~situation.solution.empty, (x < few + n + 10)
         value = np.where(gone, 0.0, right.value)
         most = np.where(going & ~gone, np.inf, right.limit)
-        return fits(situation, replace(right, value=value, low=np.where(gone, 0, right.low), limit=most))
+        return from_wrong(situation, replace(right, value=value, low=np.where(gone, 0, right.low), limit=most))
 
-    return Cause(name, f"every element is right, but 0 in rows whose scores all lie far below {whose}", explains)
+    return Cause(name, f"every element is right, but 0 in rows whose scores all lie far below {whose}", distance)
 
 
 def _highest(situation: Situation) -> Array:
@@ -165,15 +165,15 @@ def _highest(situation: Situation) -> Array:
     return np.asarray(solve(replace(p, visible=np.ones((1, 1, 1, 1), bool))).m)
 
 
-def overflows(situation: Situation) -> bool:
-    """Whether rows are NaN exactly where e^s overflows, for want of a maximum that is subtracted."""
+def overflows(situation: Situation) -> float | None:
+    """Recognises rows that are NaN where e^s overflows, for want of a maximum that is subtracted, and right elsewhere."""
     right = situation.right
     most = math.log(np.finfo(np.float64 if right.dtype == "float64" else np.float32).max)
     m = situation.solution.m
     if not isinstance(situation.problem, Problem) or np.any((m < most) & (m > most - 20)):
-        return False
+        return None
     value = np.where(m > most, np.nan, right.value)
-    return fits(situation, replace(right, value=value, low=np.where(m > most, 0, right.low)))
+    return from_wrong(situation, replace(right, value=value, low=np.where(m > most, 0, right.low)))
 
 
 CAUSES = (
