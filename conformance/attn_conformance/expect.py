@@ -64,12 +64,18 @@ def answered(subject: Subject, call: Call) -> Array | None:
         return None
 
 
-def same(first: Array, second: Array, answer: Answer, what: str) -> None:
-    """Two outputs of one problem agree: each may lie within the limit of one truth."""
+def same(
+    first: Array, second: Array, answer: Answer, what: str, whole: tuple[Array, Answer] | None = None
+) -> None:
+    """Two outputs of one problem agree: each may lie within the limit of one truth.
+
+    whole: the output of which `first` is a part, and its answer.
+    """
     comparison = compare(second, answer.doubled(first))
     if not comparison.ok:
-        wrong = second if compare(first, answer).ok else first
-        raise Failed(f"{what}: {comparison.explain()}", comparison, Evidence(wrong, answer))
+        outputs = [(first, answer), (second, answer)] if whole is None else [whole, (second, answer)]
+        evidence = (Evidence(*output) for output in outputs if not compare(*output).ok)
+        raise Failed(f"{what}: {comparison.explain()}", comparison, next(evidence, None))
 
 
 def rejection(subject: Subject, call: Call, natives: dict[str, Any] | None = None) -> Exception:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -132,10 +133,14 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """An output that is wrong, (B, H, T, Dv) in its storage dtype, and the answer to the problem that it is for."""
+    """An output that is wrong, (B, H, T, Dv) in its storage dtype, and the answer to the problem that it is for.
+
+    mistaken: problems that it may answer instead, which only their maker knows, by what they are.
+    """
 
     got: Array
     answer: Answer
+    mistaken: Mapping[str, Sequence[Problem | ForwardProblem | None]] = field(default_factory=dict)
 
 
 def ask(problem: Problem, dtype: str, arithmetic: Arithmetic) -> Answer:

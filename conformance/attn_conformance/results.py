@@ -34,7 +34,8 @@ class Row:
     """What a run says of one requirement.
 
     examples: how many were run; effective: in how many of them the feature mattered. counterexample: the smallest
-    failing case, as JSON. cause: what its output equals, where that tells. declared: the documented difference that was tested in the requirement's place.
+    failing case, as JSON. cause: what its output equals, where that tells. declared: the documented difference that was
+    tested in the requirement's place.
     """
 
     requirement: str

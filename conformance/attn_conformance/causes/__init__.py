@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from attn_conformance.cases import Case
-from attn_conformance.causes import causality, forwards, masks, outputs, places, scores
+from attn_conformance.causes import causality, forwards, masks, mistakes, outputs, places, scores
 from attn_conformance.causes.cause import Cause, Situation, situation_of
 from attn_conformance.judge import Failed
 
@@ -22,6 +22,7 @@ CATALOGUE: tuple[Cause, ...] = (
     *scores.CAUSES,
     *places.CAUSES,
     *forwards.CAUSES,
+    *mistakes.CAUSES,
     *outputs.CAUSES,
 )
 """All causes. Of several that fit the first is named: what the call asks for (causality, a mask) goes before what every
@@ -34,7 +35,9 @@ def likely_cause(failures: Iterable[tuple[Case, Failed]]) -> Cause | None:
     failures: of one requirement, with their cases, the smallest first. Those that do not tell of an output and its
     problem, or of one with more than `LARGEST` scores, are passed over.
     """
-    situations = [situation for case, failed in failures if (situation := _situation(case, failed)) is not None]
+    situations = [
+        situation for case, failed in failures if (situation := _situation(case, failed)) is not None
+    ]
     if not situations:
         return None
     smallest, *others = situations

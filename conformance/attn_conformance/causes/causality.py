@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from attn_conformance.causes.cause import Array, Cause, Change, changed
+from attn_conformance.causes.cause import Array, Cause, Change, ForwardChange, changed
 from attn_conformance.causes.scores import triangle
-from attn_reference import Problem
+from attn_reference import ForwardProblem, Problem
 
 
 def offset(p: Problem) -> int | None:
@@ -63,6 +63,11 @@ def _newest_first(p: Problem) -> Problem | None:
     return replace(p, k=np.roll(p.k, T, axis=2), v=np.roll(p.v, T, axis=2))
 
 
+def _newest_tokens_first(p: ForwardProblem) -> ForwardProblem | None:
+    T, S = p.x.shape[1], p.src.shape[1]
+    return replace(p, src=np.roll(p.src, T, axis=1)) if T < S else None
+
+
 def _new(p: Problem) -> Array:
     return np.arange(p.shape[3]) >= p.shape[3] - p.shape[2]
 
@@ -71,8 +76,8 @@ def _unasked(p: Problem) -> Problem:
     return replace(p, visible=p.visible & triangle(p))
 
 
-def _ruled(name: str, clause: str, change: Change) -> Cause:
-    return changed(name, clause, change, "causal")
+def _ruled(name: str, clause: str, change: Change, forward: ForwardChange | None = None) -> Cause:
+    return changed(name, clause, change, "causal", forward=forward)
 
 
 CAUSES = (
@@ -94,9 +99,16 @@ CAUSES = (
     ),
     _ruled("causal-one-key-too-many", "if every query sees one key of the future", _moved(1)),
     _ruled("causal-own-key-hidden", "if no query sees its own key", _moved(-1)),
-    _ruled("causal-reversed", "with the causal rule reversed: a query sees its own key and later ones", _reversed),
+    _ruled(
+        "causal-reversed", "with the causal rule reversed: a query sees its own key and later ones", _reversed
+    ),
     _ruled("causal-inverted", "with the causal triangle inverted: a query sees later keys alone", _inverted),
     _ruled("causal-prefix-hidden", "if the first S - T keys, those of a prefix, are hidden", _without_prefix),
-    _ruled("causal-newest-first", "if the last T keys stand before the others", _newest_first),
+    _ruled(
+        "causal-newest-first",
+        "if the last T keys stand before the others",
+        _newest_first,
+        forward=_newest_tokens_first,
+    ),
     changed("causal-unasked", "under the causal rule, for which nobody asked", _unasked, "nothing", "mask"),
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -21,11 +21,15 @@ Hiding = Literal["mask", "causal", "nothing"]
 
 @dataclass(frozen=True, eq=False)
 class Situation:
-    """A wrong output, the right answer, and what hides keys: causality, if causal, else a mask if anything does."""
+    """A wrong output, the right answer, and what hides keys: causality, if causal, else a mask if anything does.
+
+    mistaken: problems for which the one that was posed may have been mistaken, by what they are.
+    """
 
     got: Array
     right: Answer
     causal: bool
+    mistaken: Mapping[str, Sequence[Problem | ForwardProblem | None]] = field(default_factory=dict)
 
     @property
     def problem(self) -> Problem | ForwardProblem:
@@ -83,22 +87,32 @@ Change = Callable[[Problem], Problem | None]
 """Another problem in place of a right one; None where the change means nothing."""
 
 
-def changed(name: str, clause: str, change: Change, *hidden_by: Hiding) -> Cause:
+ForwardChange = Callable[[ForwardProblem], ForwardProblem | None]
+"""The same of a forward call."""
+
+
+def changed(
+    name: str, clause: str, change: Change | None, *hidden_by: Hiding, forward: ForwardChange | None = None
+) -> Cause:
     """The cause whose output answers another problem: "every element is what attention gives" + clause.
 
-    hidden_by: in which situations it is looked for; in all, if none is named. In a forward call, where a change of
-    q, k or v between the projections has no exact answer, it explains nothing.
+    hidden_by: in which situations it is looked for; in all, if none is named. forward: the change of a forward call,
+    where it is not one of scale, visibility or bias between the projections.
     """
+
+    def other(situation: Situation) -> Problem | ForwardProblem | None:
+        problem, core = situation.problem, situation.core
+        if isinstance(problem, ForwardProblem) and forward is not None:
+            return forward(problem)
+        between = None if change is None else change(core)
+        if between is None or isinstance(problem, Problem):
+            return between
+        return within_projections(problem, core, between)
 
     def distance(situation: Situation) -> float | None:
         if hidden_by and situation.hiding not in hidden_by:
             return None
-        other = change(situation.core)
-        if other is None:
-            return None
-        posed: Problem | ForwardProblem | None = other
-        if isinstance(situation.problem, ForwardProblem):
-            posed = within_projections(situation.problem, situation.core, other)
+        posed = other(situation)
         return None if posed is None else from_answer_to(situation, posed)
 
     return Cause(name, f"every element is what attention gives {clause}", distance)
@@ -114,18 +128,23 @@ def asked(posed: Problem | ForwardProblem, dtype: str, arithmetic: Arithmetic) -
 def from_answer_to(situation: Situation, posed: Problem | ForwardProblem) -> float | None:
     """The distance for an output that answers another problem: first in one query row, which rules most of them out."""
     right = situation.right
+
+    def answer(posed: Problem | ForwardProblem) -> Answer:
+        found = asked(posed, right.dtype, right.arithmetic)
+        # Another problem's own numbers, its scale above all, are rounded to float64.
+        return replace(found, limit=2 * found.limit) if right.dtype == "float64" else found
+
     if isinstance(posed, Problem) and posed.shape[2] > 1:
         worst = compare(situation.got, right).worst
         row = np.array([0 if worst is None else worst.index[2]])
-        one = asked(posed.take_rows(row), right.dtype, right.arithmetic)
-        if not compare(situation.got[:, :, row], one).ok:
+        if not compare(situation.got[:, :, row], answer(posed.take_rows(row))).ok:
             return None
-    return from_wrong(situation, asked(posed, right.dtype, right.arithmetic))
+    return from_wrong(situation, answer(posed))
 
 
 @np.errstate(invalid="ignore", divide="ignore")
 def from_wrong(situation: Situation, wrong: Answer) -> float | None:
-    """How many bounds the right answer is from a wrong one, if every element of the output is within that one's bound."""
+    """How many bounds the right answer is from a wrong one; None unless each element of the output is what that says."""
     right = situation.right
     if wrong.value.shape != right.value.shape or not compare(situation.got, wrong).ok:
         return None
@@ -135,7 +154,7 @@ def from_wrong(situation: Situation, wrong: Answer) -> float | None:
     apart = np.abs((wrong.value - right.value) + (wrong.low - right.low))
     ratio = np.where(apart > 0, apart / np.maximum(right.limit, wrong.limit), 0.0)
     ratio = np.where(np.isnan(wrong.value) != np.isnan(right.value), np.inf, ratio)
-    return float(np.nanmax(ratio, initial=0.0))
+    return float(np.max(np.nan_to_num(ratio, nan=0.0, posinf=np.inf), initial=0.0))
 
 
 def within_projections(problem: ForwardProblem, core: Problem, other: Problem) -> ForwardProblem | None:
@@ -161,7 +180,7 @@ def situation_of(evidence: Evidence, causal: bool) -> Situation | None:
         return None
     if not 0 < size <= LARGEST or evidence.got.shape != evidence.answer.value.shape:
         return None
-    return Situation(evidence.got, evidence.answer, causal)
+    return Situation(evidence.got, evidence.answer, causal, evidence.mistaken)
 
 
 LARGEST = 2**16

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from attn_conformance.cases.values import STORAGE
-from attn_conformance.causes.cause import Array, Cause, Change, changed
+from attn_conformance.causes.cause import Array, Cause, Change, Situation, changed
 from attn_conformance.causes.scores import triangle
 from attn_reference import Problem
 from attn_reference.matrices import grouped
@@ -105,6 +105,15 @@ def _rounded(dtype: str) -> Change:
     return change
 
 
+def _in_dtype_of_q(situation: Situation) -> float | None:
+    return _masked("", "", _rounded(situation.right.dtype)).distance(situation)
+
+
+def _trimmed(p: Problem) -> Problem:
+    first = np.broadcast_to(p.visible, p.shape)[0].any((0, 1))
+    return replace(p, visible=p.visible & (np.arange(first.size) <= np.flatnonzero(first).max(initial=-1)))
+
+
 def _added(number: float) -> Change:
     return lambda p: replace(p, visible=ALL, bias=np.where(p.visible, p.bias, number))
 
@@ -118,23 +127,39 @@ def _masked(name: str, clause: str, change: Change) -> Cause:
 
 
 CAUSES = (
-    _masked("mask-inverted", "with the mask inverted: the keys that it hides are seen, and no others", _inverted),
+    _masked(
+        "mask-inverted", "with the mask inverted: the keys that it hides are seen, and no others", _inverted
+    ),
     _masked("mask-ignored", "without the mask", _ignored),
     _masked("mask-values-ignored", "if of a floating mask only minus infinity counts", _values_ignored),
-    _masked("float-mask-as-boolean", "if a floating mask is read as a boolean one: all but 0 is True", _as_boolean),
+    _masked(
+        "float-mask-as-boolean", "if a floating mask is read as a boolean one: all but 0 is True", _as_boolean
+    ),
     _masked("mask-before-scale", "if a floating mask is added before the scale is applied", _before_scale),
     _masked("mask-multiplied", "if the scores are multiplied by the mask", _multiplied),
     _masked("boolean-mask-added", "if a boolean mask is added to the scores as 0 and 1", _as_numbers),
     _masked("mask-of-batch-element-0", "with the mask of batch element 0 for every one", _of_first_element),
     _masked("mask-of-head-0", "with the mask of head 0 for every head", _of_first_head),
-    _masked("mask-transposed", "with queries and keys exchanged in the mask", lambda p: _axes_exchanged(p, 2, 3)),
     _masked(
-        "mask-batch-as-heads", "with batch elements and heads exchanged in the mask", lambda p: _axes_exchanged(p, 0, 1)
+        "mask-transposed", "with queries and keys exchanged in the mask", lambda p: _axes_exchanged(p, 2, 3)
+    ),
+    _masked(
+        "mask-batch-as-heads",
+        "with batch elements and heads exchanged in the mask",
+        lambda p: _axes_exchanged(p, 0, 1),
     ),
     _masked("mask-tiled", "with the mask of batch element (b H + h) modulo B in head h of element b", _tiled),
     _masked("mask-of-new-keys-only", "if the mask does not count for the first S - T keys", _of_new_keys),
     _masked("mask-of-first-query", "with the mask of query 0 for every query", _first_row),
     _masked("causal-for-mask", "under the causal rule in place of the mask", _below),
+    Cause(
+        "mask-in-dtype-of-q",
+        "every element is what attention gives if the mask is rounded to the dtype of q first",
+        _in_dtype_of_q,
+    ),
+    _masked(
+        "keys-of-batch-element-0", "if keys that batch element 0 does not see are hidden from all", _trimmed
+    ),
     *(
         _masked(f"mask-in-{dtype}", f"if the mask is rounded to {dtype} first", _rounded(dtype))
         for dtype in ("float16", "bfloat16")
@@ -147,4 +172,4 @@ CAUSES = (
         _masked(f"hidden-by-filling{number:g}", f"if hidden scores are set to {number:g}", _filled(number))
         for number in (-1e4, -1e9)
     ),
-)  # fmt: skip
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -33,25 +32,29 @@ def _nan_hidden(situation: Situation) -> float | None:
     return from_wrong(situation, replace(right, **parts))
 
 
-def _empty_rows(fill: Callable[[Situation], Array | None]) -> Recognition:
-    """Recognises an output whose rows without a visible key hold what `fill` gives, (B, H, T, Dv) or broadcast."""
-
-    def distance(situation: Situation) -> float | None:
-        right, rows = situation.right, situation.solution.empty
-        if not isinstance(situation.problem, Problem) or not rows.any():
-            return None
-        filling = fill(situation)
-        if filling is None:
-            return None
-        value = np.where(rows, filling, right.value)
-        return from_wrong(situation, replace(right, value=value, low=np.where(rows, 0, right.low)))
-
-    return distance
+def _nan_in_empty_rows(situation: Situation) -> float | None:
+    """NaN in those rows, or, as behind an out projection, in each row of a query that has one of them in some head."""
+    rows = situation.solution.empty
+    if isinstance(situation.problem, ForwardProblem):
+        return _filled(situation, rows.any(1, keepdims=True), np.array(np.nan))
+    alone = _filled(situation, rows, np.array(np.nan))
+    return alone if alone is not None else _filled(situation, rows.any(1, keepdims=True), np.array(np.nan))
 
 
-def _queries(situation: Situation) -> Array | None:
-    q, v = situation.core.q, situation.core.v
-    return q if q.shape[3] == v.shape[3] else None
+def _filled(situation: Situation, rows: Array, filling: Array) -> float | None:
+    right = situation.right
+    parts = {"value": filling, "low": 0.0, "limit": right.limit}
+    return from_wrong(
+        situation,
+        replace(right, **{name: np.where(rows, part, getattr(right, name)) for name, part in parts.items()}),
+    )
+
+
+def _query_in_empty_rows(situation: Situation) -> float | None:
+    p = situation.problem
+    if not isinstance(p, Problem) or p.q.shape[3] != p.v.shape[3]:
+        return None
+    return _filled(situation, situation.solution.empty, p.q)
 
 
 def _opened(*, even: bool) -> Recognition:
@@ -109,23 +112,47 @@ def _lowered(problem: Problem | ForwardProblem, dtype: str) -> Problem | Forward
 
 def _held(numbers: Array, dtype: str) -> float | None:
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.array_equal(numbers, numbers.astype(STORAGE[dtype]).astype(numbers.dtype), equal_nan=True))
+        return bool(
+            np.array_equal(numbers, numbers.astype(STORAGE[dtype]).astype(numbers.dtype), equal_nan=True)
+        )
 
 
 EMPTY_ROWS = (
-    Cause("empty-rows-nan", "every element is right, but NaN in rows without a visible key", _empty_rows(lambda s: np.array(np.nan))),
-    Cause("empty-rows-mean", "every element is right, but rows without a visible key hold the mean of v", _opened(even=True)),
-    Cause("empty-rows-opened", "every element is right, but rows without a visible key see all keys", _opened(even=False)),
-    Cause("empty-rows-query", "every element is right, but rows without a visible key hold the query", _empty_rows(_queries)),
-    Cause("empty-rows-no-bias", "every element is right, but 0 in rows without a visible key: the bias of out is missing", _without_bias),
-)  # fmt: skip
+    Cause(
+        "empty-rows-nan", "every element is right, but NaN in rows without a visible key", _nan_in_empty_rows
+    ),
+    Cause(
+        "empty-rows-mean",
+        "every element is right, but rows without a visible key hold the mean of v",
+        _opened(even=True),
+    ),
+    Cause(
+        "empty-rows-opened",
+        "every element is right, but rows without a visible key see all keys",
+        _opened(even=False),
+    ),
+    Cause(
+        "empty-rows-query",
+        "every element is right, but rows without a visible key hold the query",
+        _query_in_empty_rows,
+    ),
+    Cause(
+        "empty-rows-no-bias",
+        "every element is right, but 0 in rows without a visible key: the bias of out is missing",
+        _without_bias,
+    ),
+)
 
 CAUSES = (
     Cause("zeros", "every element is 0", _constant(0.0)),
     Cause("all-nan", "every element is NaN", _constant(np.nan)),
     Cause("nan-hidden", "every element is right, but 0 where it must be NaN", _nan_hidden),
     *(
-        Cause(f"in-{dtype}", f"every element is a number of {dtype} and within its bound: computed or stored in {dtype}", _in(dtype))
+        Cause(
+            f"in-{dtype}",
+            f"every element is a number of {dtype} and within its bound: computed or stored in {dtype}",
+            _in(dtype),
+        )
         for dtype in ("bfloat16", "float16", "float32")
     ),
-)  # fmt: skip
+)

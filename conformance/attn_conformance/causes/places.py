@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from attn_conformance.causes.cause import Array, Cause, Change, Recognition, Situation, changed, from_wrong
+from attn_conformance.causes.projections import exchanged, split_as_d_h
 from attn_conformance.judge import ask
 from attn_reference import Problem
 
@@ -22,6 +23,10 @@ def _seeing(rule: Callable[[Array, int, int], Array]) -> Change:
         return replace(p, visible=p.visible & rule(np.arange(S), T, S))
 
     return change
+
+
+def _full_tiles(size: int) -> Change:
+    return _seeing(lambda j, T, S: j < (S // size * size or S))
 
 
 def _twice(p: Problem) -> Problem:
@@ -140,38 +145,128 @@ def stored_htd(o: Array) -> Array:
 
 CAUSES = (
     changed("keys-beyond-T", "if keys beyond the first T are dropped", _seeing(lambda j, T, S: j < T)),
-    changed("keys-of-prefix", "if the first S - T keys, those of a prefix, are dropped", _seeing(lambda j, T, S: j >= S - T)),
+    changed(
+        "keys-of-prefix",
+        "if the first S - T keys, those of a prefix, are dropped",
+        _seeing(lambda j, T, S: j >= S - T),
+    ),
     changed("newest-key-alone", "if the last key alone is seen", _seeing(lambda j, T, S: j == S - 1)),
     changed("last-key-dropped", "without the last key", _seeing(lambda j, T, S: j < S - 1)),
     changed("first-key-dropped", "without the first key", _seeing(lambda j, T, S: j > 0)),
+    *(
+        changed(
+            f"partial-tile-of-{n}-dropped",
+            f"if tiles have {n} keys and the last one, not being full, is dropped",
+            _full_tiles(n),
+        )
+        for n in (128, 64, 32, 16)
+    ),
     changed("first-key-twice", "if the first key counts twice", _twice),
     changed("zero-keys-hidden", "if keys that are zero throughout are hidden", _zeros_hidden),
-    changed("groups-interleaved", "if query head h reads key head h modulo Hkv", _heads(lambda h, H, Hkv: h % Hkv)),
+    changed(
+        "groups-interleaved", "if query head h reads key head h modulo Hkv", _heads(lambda h, H, Hkv: h % Hkv)
+    ),
     changed(
         "groups-clamped",
         "if query head h reads key head h as far as there is one, and then the last",
         _heads(lambda h, H, Hkv: np.minimum(h, Hkv - 1)),
     ),
-    changed("head-0-of-keys", "with the keys and values of head 0 for every head", _heads(lambda h, H, Hkv: 0 * h)),
-    changed("neighbouring-head", "if the last of an odd number of heads reads the keys of the one before", _heads(_last_odd, "k")),
-    changed("neighbouring-head-kv", "if the last of an odd number of heads reads the one before", _heads(_last_odd)),
-    changed("values-split-as-D-H", "with the merged features of v split as (D, H), not as (H, D)", _values_the_other_way),
-    changed("all-split-as-D-H", "with the merged features of q, k and v split as (D, H), not as (H, D)", _all_the_other_way),
-    changed("batch-0-of-keys", "with the keys and values of batch element 0 for every one", _elements(lambda b, B: 0 * b, "kv")),
-    changed("neighbouring-element", "if the last of an odd batch reads the keys and values of the one before", _elements(_last_odd, "kv")),
-    changed("neighbouring-values", "if the last of an odd batch reads the values of the one before", _elements(_last_odd, "v")),
-    changed("keys-and-values", "with k and v exchanged", _keys_and_values),
-    changed("queries-and-keys", "with q and k exchanged", _queries_and_keys),
-    changed("keys-for-values", "with k in place of v", _keys_for_values),
+    changed(
+        "head-0-of-keys", "with the keys and values of head 0 for every head", _heads(lambda h, H, Hkv: 0 * h)
+    ),
+    changed(
+        "neighbouring-head",
+        "if the last of an odd number of heads reads the keys of the one before",
+        _heads(_last_odd, "k"),
+    ),
+    changed(
+        "neighbouring-head-kv",
+        "if the last of an odd number of heads reads the one before",
+        _heads(_last_odd),
+    ),
+    changed(
+        "values-split-as-D-H",
+        "with the merged features of v split as (D, H), not as (H, D)",
+        _values_the_other_way,
+        forward=split_as_d_h("value"),
+    ),
+    changed(
+        "all-split-as-D-H",
+        "with the merged features of q, k and v split as (D, H), not as (H, D)",
+        _all_the_other_way,
+        forward=split_as_d_h("query", "key", "value"),
+    ),
+    changed(
+        "batch-0-of-keys",
+        "with the keys and values of batch element 0 for every one",
+        _elements(lambda b, B: 0 * b, "kv"),
+    ),
+    changed(
+        "neighbouring-element",
+        "if the last of an odd batch reads the keys and values of the one before",
+        _elements(_last_odd, "kv"),
+    ),
+    changed(
+        "neighbouring-keys",
+        "if the last of an odd batch reads the keys of the one before",
+        _elements(_last_odd, "k"),
+    ),
+    changed(
+        "neighbouring-values",
+        "if the last of an odd batch reads the values of the one before",
+        _elements(_last_odd, "v"),
+    ),
+    changed(
+        "keys-and-values",
+        "with keys and values exchanged",
+        _keys_and_values,
+        forward=exchanged("query", "value", "key"),
+    ),
+    changed(
+        "queries-and-keys",
+        "with queries and keys exchanged",
+        _queries_and_keys,
+        forward=exchanged("key", "query", "value"),
+    ),
+    changed(
+        "keys-for-values",
+        "with the keys in place of the values",
+        _keys_for_values,
+        forward=exchanged("query", "key", "key"),
+    ),
     Cause(
         "across-heads",
         "every element is what attention gives if arrays are read as (B, T, H, D): heads attend to heads",
         across_heads,
     ),
-    Cause("merged-as-T-H", "the right elements stored as (B, T, H, D) and read as (B, H, T, D)", rearranged(stored_thd)),
-    Cause("merged-as-H-T", "the right elements stored as (B, H, T, D) and read as (B, T, H, D)", rearranged(stored_htd)),
-    Cause("transposed", "the right elements with their last two axes exchanged", rearranged(lambda o: o.swapaxes(2, 3))),
-    Cause("head-0-for-all", "every head has the right output of head 0", rearranged(lambda o: np.broadcast_to(o[:, :1], o.shape))),
-    Cause("element-0-for-all", "every batch element has the right output of element 0", rearranged(lambda o: np.broadcast_to(o[:1], o.shape))),
-    Cause("first-query-for-all", "every query has the right output of query 0", rearranged(lambda o: np.broadcast_to(o[:, :, :1], o.shape))),
-)  # fmt: skip
+    Cause(
+        "merged-as-T-H",
+        "the right elements stored as (B, T, H, D) and read as (B, H, T, D)",
+        rearranged(stored_thd),
+    ),
+    Cause(
+        "merged-as-H-T",
+        "the right elements stored as (B, H, T, D) and read as (B, T, H, D)",
+        rearranged(stored_htd),
+    ),
+    Cause(
+        "transposed",
+        "the right elements with their last two axes exchanged",
+        rearranged(lambda o: o.swapaxes(2, 3)),
+    ),
+    Cause(
+        "head-0-for-all",
+        "every head has the right output of head 0",
+        rearranged(lambda o: np.broadcast_to(o[:, :1], o.shape)),
+    ),
+    Cause(
+        "element-0-for-all",
+        "every batch element has the right output of element 0",
+        rearranged(lambda o: np.broadcast_to(o[:1], o.shape)),
+    ),
+    Cause(
+        "first-query-for-all",
+        "every query has the right output of query 0",
+        rearranged(lambda o: np.broadcast_to(o[:, :, :1], o.shape)),
+    ),
+)

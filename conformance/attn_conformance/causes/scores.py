@@ -11,7 +11,7 @@ import numpy as np
 from attn_conformance.cases.values import STORAGE
 from attn_conformance.causes.cause import Array, Cause, Change, Recognition, Situation, changed, from_wrong
 from attn_conformance.judge import ask
-from attn_reference import Problem, Solution, lse_bound, solve, unit_roundoff
+from attn_reference import Problem, Solution, limit, lse_bound, solve, unit_roundoff
 
 
 def triangle(p: Problem, d: int | None = None) -> Array:
@@ -116,7 +116,7 @@ def _weighed(total: Callable[[Situation], tuple[Array, Array]]) -> Recognition:
         x, error = total(situation)
         factor, spread = np.exp(x), np.expm1(error)
         value = factor * right.value
-        most = factor * (1 + spread) * right.limit + spread * np.abs(value)
+        most = limit(value, factor * (1 + spread) * right.limit + spread * np.abs(value), right.dtype)
         return from_wrong(situation, replace(right, value=value, low=0 * value, limit=most))
 
     return distance
@@ -132,62 +132,104 @@ def _unnormalised(situation: Situation) -> tuple[Array, Array]:
     return x, _lse_error(situation, situation.core, solution)
 
 
-def _share(situation: Situation) -> tuple[Array, Array]:
-    """The logarithm of the weight that visible keys have among all of them."""
-    solution, unmasked = situation.solution, replace(situation.core, visible=np.ones((1, 1, 1, 1), bool))
-    whole = solve(unmasked)
-    x = np.where(solution.empty, 0.0, (solution.lse - whole.lse)[..., None])
-    return x, _lse_error(situation, situation.core, solution) + _lse_error(situation, unmasked, whole)
+def _against_sum_of(other: Callable[[Problem], Problem]) -> Callable[[Situation], tuple[Array, Array]]:
+    """The logarithm of the sum of weights over that of another problem."""
+
+    def total(situation: Situation) -> tuple[Array, Array]:
+        solution, posed = situation.solution, other(situation.core)
+        whole = solve(posed)
+        x = np.where(solution.empty, 0.0, (solution.lse - whole.lse)[..., None])
+        return x, _lse_error(situation, situation.core, solution) + _lse_error(situation, posed, whole)
+
+    return total
+
+
+def _unmasked(p: Problem) -> Problem:
+    return replace(p, visible=np.ones((1, 1, 1, 1), bool))
+
+
+def _unbiased(p: Problem) -> Problem:
+    return replace(p, bias=0 * p.bias)
 
 
 def _against(name: str, whose: str, top: Callable[[Situation], Array]) -> Cause:
-    """Weights e^(s - top), where `top` is not the row's own maximum, that vanish if it is far above."""
+    """Weights e^(s - top), where `top` is not the row's own maximum: they vanish far below it, and overflow above."""
 
     @np.errstate(invalid="ignore")
     def distance(situation: Situation) -> float | None:
+        right, solution = situation.right, situation.solution
         if not isinstance(situation.problem, Problem):
             return None
-        # Below `least` e^x is 0 in the accumulators' dtype, and from `few` on it has lost no digit yet.
-        few, least = (-708.0, -745.0) if situation.right.dtype == "float64" else (-87.0, -104.0)
-        x, right = situation.solution.m - top(situation), situation.right
-        n = math.log(situation.core.shape[3])
-        gone, going = (x < least - n) & ~situation.solution.empty, (x < few + n + 10)
-        value = np.where(gone, 0.0, right.value)
-        most = np.where(going & ~gone, np.inf, right.limit)
-        return from_wrong(situation, replace(right, value=value, low=np.where(gone, 0, right.low), limit=most))
+        # Below `least` e^x is 0 in the accumulators' dtype, above `most` infinite; near them digits get lost.
+        least, most = (-745.2, 709.8) if right.dtype == "float64" else (-104.0, 88.8)
+        x = np.where(solution.empty, 0.0, solution.m - top(situation))
+        vague = 20.0 + math.log(situation.core.shape[3])
+        gone, burst = x < least - vague, x > most
+        unclear = (~gone & (x < least + vague + 10)) | (~burst & (x > most - vague))
+        value = np.where(gone, 0.0, np.where(burst, np.nan, right.value))
+        low = np.where(gone | burst, 0.0, right.low)
+        # Weights that have lost digits, or are all 0, still give something within the hull of the values.
+        hull = np.abs(situation.core.v).max((1, 2, 3), keepdims=True, initial=0.0)
+        return from_wrong(
+            situation, replace(right, value=value, low=low, limit=np.where(unclear, 2 * hull, right.limit))
+        )
 
-    return Cause(name, f"every element is right, but 0 in rows whose scores all lie far below {whose}", distance)
+    sentence = (
+        f"every element is right, but 0 in rows whose scores all lie far below {whose}, or NaN far above"
+    )
+    return Cause(name, sentence, distance)
 
 
 def _highest(situation: Situation) -> Array:
     """The largest score of each row, hidden ones included."""
-    p = situation.core
-    return np.asarray(solve(replace(p, visible=np.ones((1, 1, 1, 1), bool))).m)
+    return np.asarray(solve(_unmasked(situation.core)).m)
 
 
-def overflows(situation: Situation) -> float | None:
-    """Recognises rows that are NaN where e^s overflows, for want of a maximum that is subtracted, and right elsewhere."""
-    right = situation.right
-    most = math.log(np.finfo(np.float64 if right.dtype == "float64" else np.float32).max)
-    m = situation.solution.m
-    if not isinstance(situation.problem, Problem) or np.any((m < most) & (m > most - 20)):
-        return None
-    value = np.where(m > most, np.nan, right.value)
-    return from_wrong(situation, replace(right, value=value, low=np.where(m > most, 0, right.low)))
+def _before_mask(situation: Situation) -> Array:
+    """The largest score of each row before a mask is added."""
+    return np.asarray(solve(_unbiased(_unmasked(situation.core))).m)
 
 
 CAUSES = (
+    _against("peak-of-hidden-keys", "the largest score of the row, hidden ones included", _highest),
+    _against(
+        "peak-of-all-heads", "the largest score of all heads", lambda s: s.solution.m.max(1, keepdims=True)
+    ),
+    _against(
+        "peak-of-the-batch", "the largest score of the batch", lambda s: s.solution.m.max(0, keepdims=True)
+    ),
+    _against("peak-of-everything", "the largest score of all", lambda s: s.solution.m.max(keepdims=True)),
+    _against("peak-of-at-least-0", "0", lambda s: np.maximum(s.solution.m, 0)),
+    _against("peak-before-mask", "the largest score of the row before the mask is added", _before_mask),
+    _against("no-peak", "0, since no maximum is subtracted", lambda s: 0 * s.solution.m),
     _scaled("scale-missing", "with the scale 1: no scale is applied", lambda p: 1.0),
-    _scaled("scale-twice", "with the scale 1/D in place of 1/sqrt(D), as if it were applied twice", lambda p: p.scale**2),
-    _scaled("scale-of-model", "with the scale 1/sqrt(H D), that of the model", lambda p: p.scale / math.sqrt(p.shape[1])),
-    _scaled("scale-half-applied", "with the scale D^(-1/4), as if it reached one of q and k", lambda p: math.sqrt(p.scale)),
+    _scaled(
+        "scale-twice",
+        "with the scale 1/D in place of 1/sqrt(D), as if it were applied twice",
+        lambda p: p.scale**2,
+    ),
+    _scaled(
+        "scale-of-model",
+        "with the scale 1/sqrt(H D), that of the model",
+        lambda p: p.scale / math.sqrt(p.shape[1]),
+    ),
+    _scaled(
+        "scale-half-applied",
+        "with the scale D^(-1/4), as if it reached one of q and k",
+        lambda p: math.sqrt(p.scale),
+    ),
     _scaled("explicit-scale-ignored", "with the scale 1/sqrt(D), not with the one that was given", _root),
-    _scaled("explicit-scale-on-top", "if the scale that was given multiplies 1/sqrt(D)", lambda p: p.scale * _root(p)),
+    _scaled(
+        "explicit-scale-on-top",
+        "if the scale that was given multiplies 1/sqrt(D)",
+        lambda p: p.scale * _root(p),
+    ),
     _scaled(
         "scale-of-padded-heads",
         "with the scale of a head size that is the next multiple of 8",
         lambda p: 1 / math.sqrt(-(-p.q.shape[3] // 8) * 8 or 1),
     ),
+    _scaled("scale-of-values", "with the scale 1/sqrt(Dv)", lambda p: 1 / math.sqrt(p.v.shape[3] or 1)),
     changed("exp2", "if powers of 2 stand in for powers of e", _two_to_the),
     Cause(
         "softmax-over-queries",
@@ -197,10 +239,21 @@ CAUSES = (
     Cause(
         "mask-after-softmax",
         "every element is what attention gives if hidden weights are zeroed after the softmax, whose sum they are in",
-        _weighed(_share),
+        _weighed(_against_sum_of(_unmasked)),
     ),
-    Cause("unnormalised", "every element is what the weights give if they are not divided by their sum", _weighed(_unnormalised)),
-    changed("one-more-in-the-sum", "with 1 more in the sum of weights: a key of score 0 and value 0", _one_more),
+    Cause(
+        "mask-values-after-softmax",
+        "every element is what attention gives if finite mask values scale the weights after the softmax",
+        _weighed(_against_sum_of(_unbiased)),
+    ),
+    Cause(
+        "unnormalised",
+        "every element is what the weights give if they are not divided by their sum",
+        _weighed(_unnormalised),
+    ),
+    changed(
+        "one-more-in-the-sum", "with 1 more in the sum of weights: a key of score 0 and value 0", _one_more
+    ),
     *(
         changed(
             f"padding-of-{tile}-in-the-sum",
@@ -209,17 +262,19 @@ CAUSES = (
         )
         for tile in (8, 16, 32, 64, 128)
     ),
-    changed("features-beyond-8-dropped", "without the features of q and k beyond the last multiple of 8", _tail_cut),
-    _against("peak-of-hidden-keys", "the largest score of the row, hidden ones included", _highest),
-    _against("peak-of-all-heads", "the largest score of all heads", lambda s: s.solution.m.max(1, keepdims=True)),
-    _against("peak-of-the-batch", "the largest score of the batch", lambda s: s.solution.m.max(0, keepdims=True)),
-    _against("peak-of-everything", "the largest score of all", lambda s: s.solution.m.max(keepdims=True)),
-    _against("peak-of-at-least-0", "0", lambda s: np.maximum(s.solution.m, 0)),
-    Cause("exp-overflows", "every element is right, but NaN in rows with scores whose exponential overflows", overflows),
+    changed(
+        "features-beyond-8-dropped",
+        "without the features of q and k beyond the last multiple of 8",
+        _tail_cut,
+    ),
     changed("scores-ignored", "if all visible keys weigh the same", _even),
     *(
-        changed(f"{'-'.join(names)}-in-{dtype}", f"if {', '.join(names)} are rounded to {dtype} first", _rounded(dtype, names))
+        changed(
+            f"{'-'.join(names)}-in-{dtype}",
+            f"if {', '.join(names)} are rounded to {dtype} first",
+            _rounded(dtype, names),
+        )
         for dtype in ("float32", "bfloat16", "float16")
         for names in (("q", "k"), ("k", "v"), ("q", "k", "v"))
     ),
-)  # fmt: skip
+)

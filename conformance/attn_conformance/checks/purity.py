@@ -120,10 +120,13 @@ def batch_elements_do_not_meet(subject: Subject, case: KernelCase) -> bool:
     one, order = rng.integers(case.batch, size=1), rng.permutation(case.batch)
     alone = subject.attention(_pick(call, one))
     expect.same(
-        full[one], alone, _of(answer, one), f"batch element {one[0]} alone differs from itself in the batch"
-    )
+        full[one], alone, _of(answer, one), f"batch element {one[0]} alone differs from itself in the batch",
+        (full, answer),
+    )  # fmt: skip
     permuted = subject.attention(_pick(call, order))
-    expect.same(full[order], permuted, _of(answer, order), "a permuted batch gave another result")
+    expect.same(
+        full[order], permuted, _of(answer, order), "a permuted batch gave another result", (full, answer)
+    )
     rolled = np.roll(np.arange(case.batch), 1)
     return moves(answer, subject.lower(replace(call, k=call.k[rolled], v=call.v[rolled])))
 
