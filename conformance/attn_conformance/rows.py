@@ -124,16 +124,19 @@ def _works(check: Check, subject: Subject, features: list[str], number: int) -> 
 
 
 def _cause(check: Check, tally: Tally, subject: Subject, number: int) -> str | None:
-    """What the wrong output of the smallest case equals, if other wrong outputs equal that too.
+    """What the wrong output of the smallest case equals, if other wrong outputs of its dtype equal that too.
 
     A small case has many causes: at T = 2 one key too many is all of them.
     """
-    failures = [failure for failure in (tally.last, tally.first) if failure is not None]
+    assert tally.last is not None  # a check that has not failed has no cause
+    smallest = tally.last
     try:
-        if likely_cause(failures) is None:
+        if likely_cause([smallest]) is None:
             return None
-        others = explore(check, subject, examples=WITNESSES, seed_value=number, observe=True).wrong
-        cause = likely_cause([*failures, *others])
+        # In another dtype other roundings may come on top of what is wrong.
+        alike = subject.claiming(replace(subject.claims, dtypes=(smallest[0].dtype,)))
+        others = explore(check, alike, examples=WITNESSES, seed_value=number, observe=True).wrong
+        cause = likely_cause([smallest, *others])
     except Exception:
         return None  # a courtesy, on which no verdict depends
     return None if cause is None else cause.sentence

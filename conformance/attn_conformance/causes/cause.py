@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attn_conformance.judge import MATTERS, Answer, Evidence, ask, ask_module, compare
-from attn_reference import Arithmetic, ForwardProblem, Problem, Solution, solve, solve_forward
+from attn_reference import Arithmetic, ForwardProblem, Problem, Solution, lower, solve, solve_forward
 
 Array = NDArray[Any]
 
@@ -128,23 +128,34 @@ def asked(posed: Problem | ForwardProblem, dtype: str, arithmetic: Arithmetic) -
 def from_answer_to(situation: Situation, posed: Problem | ForwardProblem) -> float | None:
     """The distance for an output that answers another problem: first in one query row, which rules most of them out."""
     right = situation.right
-
-    def answer(posed: Problem | ForwardProblem) -> Answer:
-        found = asked(posed, right.dtype, right.arithmetic)
-        # Another problem's own numbers, its scale above all, are rounded to float64.
-        return replace(found, limit=2 * found.limit) if right.dtype == "float64" else found
-
-    if isinstance(posed, Problem) and posed.shape[2] > 1:
+    if situation.got.shape[2] > 1:
         worst = compare(situation.got, right).worst
         row = np.array([0 if worst is None else worst.index[2]])
-        if not compare(situation.got[:, :, row], answer(posed.take_rows(row))).ok:
+        # What is beyond the bound of float32 is beyond that of float64, which takes longer to find.
+        dtype = "float32" if right.dtype == "float64" else right.dtype
+        if not compare(situation.got[:, :, row], asked(rows_of(posed, row), dtype, right.arithmetic)).ok:
             return None
-    return from_wrong(situation, answer(posed))
+    wrong = asked(posed, right.dtype, right.arithmetic)
+    if right.dtype == "float64":  # another problem's own numbers, its scale above all, are rounded to float64
+        wrong = replace(wrong, limit=2 * wrong.limit)
+    return from_wrong(situation, wrong)
+
+
+def rows_of(posed: Problem | ForwardProblem, rows: Array) -> Problem | ForwardProblem:
+    """The same problem for some query rows alone."""
+    if isinstance(posed, Problem):
+        return posed.take_rows(rows)
+    T, S = posed.x.shape[1], posed.src.shape[1]
+    # What hides keys, from a problem of no head size.
+    q, k = np.empty((1, 1, T, 0)), np.empty((1, 1, S, 0))
+    seen = lower(q, k, k, posed.mask, posed.is_causal).take_rows(rows)
+    mask = np.where(seen.visible, seen.bias, -np.inf)
+    return replace(posed, x=posed.x[:, rows], mask=mask, is_causal=False)
 
 
 @np.errstate(invalid="ignore", divide="ignore")
 def from_wrong(situation: Situation, wrong: Answer) -> float | None:
-    """How many bounds the right answer is from a wrong one; None unless each element of the output is what that says."""
+    """How many bounds the right answer is from a wrong one; None unless every element is within that one's bound."""
     right = situation.right
     if wrong.value.shape != right.value.shape or not compare(situation.got, wrong).ok:
         return None
@@ -168,20 +179,20 @@ def within_projections(problem: ForwardProblem, core: Problem, other: Problem) -
     return replace(problem, weights=weights, biases=biases, mask=mask, is_causal=False)
 
 
+LARGEST = 2**16
+"""Most scores, and most numbers in q, k or v, of problems in which causes are looked for: a hundred other problems of
+that size take a fraction of a second."""
+
+
 def situation_of(evidence: Evidence, causal: bool) -> Situation | None:
     """What a failure's evidence shows; None if it does not tell of one problem, or of one too large to look at."""
     problem = evidence.answer.problem
     if isinstance(problem, ForwardProblem):
         (B, T, _), S = problem.x.shape, problem.src.shape[1]
-        size, causal = B * problem.n_head * T * S, problem.is_causal
+        sizes, causal = (B * problem.n_head * T * S, problem.x.size, problem.src.size), problem.is_causal
     elif problem is not None:
-        size = int(np.prod(problem.shape))
+        sizes = (int(np.prod(problem.shape)), problem.q.size, problem.k.size, problem.v.size)
     else:
         return None
-    if not 0 < size <= LARGEST or evidence.got.shape != evidence.answer.value.shape:
-        return None
-    return Situation(evidence.got, evidence.answer, causal, evidence.mistaken)
-
-
-LARGEST = 2**16
-"""Largest B H T S that causes are looked for in: some eighty problems of that size are a fraction of a second."""
+    fits = min(sizes) > 0 and max(sizes) <= LARGEST and evidence.got.shape == evidence.answer.value.shape
+    return Situation(evidence.got, evidence.answer, causal, evidence.mistaken) if fits else None

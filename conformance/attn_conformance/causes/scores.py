@@ -85,7 +85,9 @@ def over_queries(situation: Situation) -> float | None:
     p = situation.problem
     if not isinstance(p, Problem):
         return None
-    B, H, T, _ = p.shape
+    B, H, T, S = p.shape
+    if B * H * T * S * T > MOST_WORK:
+        return None
     group = H // p.k.shape[1]
     # Keys that attend to queries, whose values are unit vectors: their output is the weights, with a bound of its own.
     turned = Problem(
@@ -101,7 +103,7 @@ def over_queries(situation: Situation) -> float | None:
     value = weights.value.swapaxes(2, 3) @ v
     size = weights.value.swapaxes(2, 3) @ np.abs(v)
     # Products and sums are good to the roundoff of the inputs: rounding the weights is in their bound.
-    error = weights.limit.swapaxes(2, 3) @ np.abs(v) + (p.shape[3] + 2) * unit_roundoff(right.dtype) * size
+    error = weights.limit.swapaxes(2, 3) @ np.abs(v) + (S + 2) * unit_roundoff(right.dtype) * size
     return from_wrong(situation, replace(right, value=value, low=0 * value, limit=error))
 
 
@@ -190,6 +192,9 @@ def _before_mask(situation: Situation) -> Array:
     return np.asarray(solve(_unbiased(_unmasked(situation.core))).m)
 
 
+MOST_WORK = 2**20
+"""Largest B H T S T, the work of finding the bounds of all weights, for which these are looked at."""
+
 CAUSES = (
     _against("peak-of-hidden-keys", "the largest score of the row, hidden ones included", _highest),
     _against(
@@ -200,8 +205,10 @@ CAUSES = (
     ),
     _against("peak-of-everything", "the largest score of all", lambda s: s.solution.m.max(keepdims=True)),
     _against("peak-of-at-least-0", "0", lambda s: np.maximum(s.solution.m, 0)),
-    _against("peak-before-mask", "the largest score of the row before the mask is added", _before_mask),
-    _against("no-peak", "0, since no maximum is subtracted", lambda s: 0 * s.solution.m),
+    _against(
+        "peak-before-mask", "the largest score before the mask is added, and NaN far above it", _before_mask
+    ),
+    _against("no-peak", "0, and NaN far above it: no maximum is subtracted", lambda s: 0 * s.solution.m),
     _scaled("scale-missing", "with the scale 1: no scale is applied", lambda p: 1.0),
     _scaled(
         "scale-twice",
