@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,18 +64,16 @@ def answered(subject: Subject, call: Call) -> Array | None:
         return None
 
 
-def same(
-    first: Array, second: Array, answer: Answer, what: str, whole: tuple[Array, Answer] | None = None
-) -> None:
+def same(first: Array, second: Array, answer: Answer, what: str, evidence: Sequence[Evidence] = ()) -> None:
     """Two outputs of one problem agree: each may lie within the limit of one truth.
 
-    whole: the output of which `first` is a part, and its answer.
+    evidence: both with their problems, where these are not `answer`'s, or where they are parts of larger outputs.
     """
     comparison = compare(second, answer.doubled(first))
     if not comparison.ok:
-        outputs = [(first, answer), (second, answer)] if whole is None else [whole, (second, answer)]
-        evidence = (Evidence(*output) for output in outputs if not compare(*output).ok)
-        raise Failed(f"{what}: {comparison.explain()}", comparison, next(evidence, None))
+        shown = evidence or (Evidence(first, answer), Evidence(second, answer))
+        wrong = next((one for one in shown if not compare(one.got, one.answer).ok), None)
+        raise Failed(f"{what}: {comparison.explain()}", comparison, wrong)
 
 
 def rejection(subject: Subject, call: Call, natives: dict[str, Any] | None = None) -> Exception:

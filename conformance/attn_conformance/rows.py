@@ -131,14 +131,14 @@ def _cause(check: Check, tally: Tally, subject: Subject, number: int) -> str | N
     assert tally.last is not None  # a check that has not failed has no cause
     smallest = tally.last
     try:
-        if likely_cause([smallest]) is None:
+        if likely_cause(smallest) is None:
             return None
         # In another dtype other roundings may come on top of what is wrong.
         alike = subject.claiming(replace(subject.claims, dtypes=(smallest[0].dtype,)))
         others = explore(check, alike, examples=WITNESSES, seed_value=number, observe=True).wrong
-        cause = likely_cause([smallest, *others])
-    except Exception:
-        return None  # a courtesy, on which no verdict depends
+        cause = likely_cause(smallest, *others)
+    except Exception as error:  # no verdict depends on it
+        return f"unknown: the suite failed to look for it: {type(error).__name__}: {error}"
     return None if cause is None else cause.sentence
 
 

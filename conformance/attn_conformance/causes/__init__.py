@@ -6,8 +6,6 @@ element, within the certified bound of that problem's answer, while the right an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from attn_conformance.cases import Case
 from attn_conformance.causes import causality, forwards, masks, mistakes, outputs, places, scores
 from attn_conformance.causes.cause import Cause, Situation, situation_of
@@ -25,26 +23,31 @@ CATALOGUE: tuple[Cause, ...] = (
     *mistakes.CAUSES,
     *outputs.CAUSES,
 )
-"""All causes. Of several that fit the first is named: what the call asks for (causality, a mask) goes before what every
+"""All causes. Of several that fit equally well the first is named: what the call asks for (causality, a mask) goes before what every
 call has (scale, softmax), that before what is out of place, and what an output merely looks like comes last."""
 
 
-def likely_cause(failures: Iterable[tuple[Case, Failed]]) -> Cause | None:
-    """The first cause that is proved for the first failure and explains the others; None if there is none.
+EXCEPTIONS = 0.1
+"""The share of further failures that a cause may leave unexplained: extreme values have ways of their own to fail."""
 
-    failures: of one requirement, with their cases, the smallest first. Those that do not tell of an output and its
-    problem, or of one with more than `LARGEST` scores, are passed over.
+
+def likely_cause(smallest: tuple[Case, Failed], *others: tuple[Case, Failed]) -> Cause | None:
+    """The cause that is proved for a failure and explains the most of others of the same requirement; or None.
+
+    Failures that do not tell of an output and its problem, or of one with more than `LARGEST` scores, are passed over.
     """
-    situations = [
-        situation for case, failed in failures if (situation := _situation(case, failed)) is not None
-    ]
-    if not situations:
+    first = _situation(*smallest)
+    proved = [] if first is None else [cause for cause in CATALOGUE if cause.proved(first)]
+    if not proved:
         return None
-    smallest, *others = situations
-    fitting = (cause for cause in CATALOGUE if cause.proved(smallest) and all(map(cause.explains, others)))
-    return next(fitting, None)
+    further = [situation for failure in others if (situation := _situation(*failure)) is not None]
+    unexplained = {cause: sum(not cause.explains(situation) for situation in further) for cause in proved}
+    best = min(proved, key=unexplained.__getitem__)
+    return best if unexplained[best] <= EXCEPTIONS * len(further) else None
 
 
 def _situation(case: Case, failed: Failed) -> Situation | None:
-    causal = bool(getattr(case, "causal", False))
-    return None if failed.evidence is None else situation_of(failed.evidence, causal)
+    if failed.evidence is None:
+        return None
+    causal, masked = bool(getattr(case, "causal", False)), getattr(case, "mask", None) is not None
+    return situation_of(failed.evidence, causal=causal, masked=masked)

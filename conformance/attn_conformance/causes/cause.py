@@ -21,14 +21,14 @@ Hiding = Literal["mask", "causal", "nothing"]
 
 @dataclass(frozen=True, eq=False)
 class Situation:
-    """A wrong output, the right answer, and what hides keys: causality, if causal, else a mask if anything does.
+    """A wrong output, the right answer, and what may hide keys: causality or a mask, which may also hide none.
 
     mistaken: problems for which the one that was posed may have been mistaken, by what they are.
     """
 
     got: Array
     right: Answer
-    causal: bool
+    hiding: Hiding
     mistaken: Mapping[str, Sequence[Problem | ForwardProblem | None]] = field(default_factory=dict)
 
     @property
@@ -46,13 +46,6 @@ class Situation:
     def solution(self) -> Solution:
         """The solution of the core."""
         return self._solved[1]
-
-    @property
-    def hiding(self) -> Hiding:
-        """What hides keys."""
-        if self.causal:
-            return "causal"
-        return "nothing" if self.core.visible.all() and not self.core.bias.any() else "mask"
 
     @cached_property
     def _solved(self) -> tuple[Problem, Solution]:
@@ -168,6 +161,13 @@ def from_wrong(situation: Situation, wrong: Answer) -> float | None:
     return float(np.max(np.nan_to_num(ratio, nan=0.0, posinf=np.inf), initial=0.0))
 
 
+def from_parts(situation: Situation, value: Array, low: Array, limit: Array) -> float | None:
+    """`from_wrong` for a wrong answer of these parts, each of the shape of the right one's or broadcast to it."""
+    shape = situation.right.value.shape
+    value, low, limit = (np.broadcast_to(part, shape) for part in (value, low, limit))
+    return from_wrong(situation, replace(situation.right, value=value, low=low, limit=limit))
+
+
 def within_projections(problem: ForwardProblem, core: Problem, other: Problem) -> ForwardProblem | None:
     """The forward call whose core is `other`; None if that has another q, k or v."""
     if other.q is not core.q or other.k is not core.k or other.v is not core.v:
@@ -184,15 +184,21 @@ LARGEST = 2**16
 that size take a fraction of a second."""
 
 
-def situation_of(evidence: Evidence, causal: bool) -> Situation | None:
-    """What a failure's evidence shows; None if it does not tell of one problem, or of one too large to look at."""
+def situation_of(evidence: Evidence, *, causal: bool, masked: bool) -> Situation | None:
+    """What a failure's evidence shows; None if it does not tell of one problem, or of one too large to look at.
+
+    causal, masked: what the case says of the call.
+    """
     problem = evidence.answer.problem
     if isinstance(problem, ForwardProblem):
         (B, T, _), S = problem.x.shape, problem.src.shape[1]
-        sizes, causal = (B * problem.n_head * T * S, problem.x.size, problem.src.size), problem.is_causal
+        sizes: tuple[int, ...] = (B * problem.n_head * T * S, problem.x.size, problem.src.size)
+        causal, masked = problem.is_causal, problem.mask is not None
     elif problem is not None:
         sizes = (int(np.prod(problem.shape)), problem.q.size, problem.k.size, problem.v.size)
+        masked = masked or not problem.visible.all()
     else:
         return None
     fits = min(sizes) > 0 and max(sizes) <= LARGEST and evidence.got.shape == evidence.answer.value.shape
-    return Situation(evidence.got, evidence.answer, causal, evidence.mistaken) if fits else None
+    hiding: Hiding = "causal" if causal else "mask" if masked else "nothing"
+    return Situation(evidence.got, evidence.answer, hiding, evidence.mistaken) if fits else None

@@ -14,7 +14,7 @@ from attn_conformance.causes.cause import (
     Recognition,
     Situation,
     changed,
-    from_wrong,
+    from_parts,
 )
 from attn_conformance.causes.places import stored_htd, stored_thd
 from attn_conformance.causes.projections import exchanged, missing, no_bias, split_as_d_h, turned, with_
@@ -51,8 +51,7 @@ def _from_both(keys: str) -> Recognition:
         wrong = ask_module(
             replace(with_(p, weights, biases), x=both, src=both), right.dtype, right.arithmetic
         )
-        parts = {name: getattr(wrong, name)[..., :N] for name in ("value", "low", "limit")}
-        return from_wrong(situation, replace(right, **parts))
+        return from_parts(situation, wrong.value[..., :N], wrong.low[..., :N], wrong.limit[..., :N])
 
     return distance
 
@@ -73,8 +72,7 @@ def _merged(layout: Callable[[Array], Array]) -> Recognition:
         W, b = p.weights["out"], p.biases["out"]
         value, size = o @ W.T + b, np.abs(o) @ np.abs(W.T) + np.abs(b)
         most = error @ np.abs(W.T) + (N + 3) * unit_roundoff(right.dtype) * size
-        wrong = replace(right, value=value[:, None], low=0 * value[:, None], limit=most[:, None])
-        return from_wrong(situation, wrong)
+        return from_parts(situation, value[:, None], np.zeros(()), most[:, None])
 
     return distance
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from attn_conformance.cases.values import STORAGE
-from attn_conformance.causes.cause import Array, Cause, Recognition, Situation, asked, from_wrong
+from attn_conformance.causes.cause import Array, Cause, Recognition, Situation, asked, from_parts, from_wrong
 from attn_conformance.judge import ask, compare
 from attn_reference import ForwardProblem, Problem
 
@@ -17,37 +17,26 @@ LOWER = {"float64": ("bfloat16", "float16", "float32"), "float32": ("bfloat16", 
 
 
 def _constant(number: float) -> Recognition:
-    def distance(situation: Situation) -> float | None:
-        right = situation.right
-        value = np.full_like(right.value, number)
-        return from_wrong(situation, replace(right, value=value, low=0 * right.low, limit=0 * right.limit))
+    return lambda situation: from_parts(situation, np.array(number), np.zeros(()), np.zeros(()))
 
-    return distance
+
+def _filled(situation: Situation, places: Array, filling: Array) -> float | None:
+    """The distance for an output that is right but holds `filling`, exactly, in some places."""
+    right = situation.right
+    value, low, limit = np.where(places, filling, right.value), np.where(places, 0, right.low), right.limit
+    return from_parts(situation, value, low, np.where(places, 0, limit))
 
 
 def _nan_hidden(situation: Situation) -> float | None:
-    right = situation.right
-    due = np.isnan(right.value)
-    parts = {name: np.where(due, 0, getattr(right, name)) for name in ("value", "low", "limit")}
-    return from_wrong(situation, replace(right, **parts))
+    return _filled(situation, np.isnan(situation.right.value), np.zeros(()))
 
 
 def _nan_in_empty_rows(situation: Situation) -> float | None:
     """NaN in those rows, or, as behind an out projection, in each row of a query that has one of them in some head."""
-    rows = situation.solution.empty
-    if isinstance(situation.problem, ForwardProblem):
-        return _filled(situation, rows.any(1, keepdims=True), np.array(np.nan))
-    alone = _filled(situation, rows, np.array(np.nan))
-    return alone if alone is not None else _filled(situation, rows.any(1, keepdims=True), np.array(np.nan))
-
-
-def _filled(situation: Situation, rows: Array, filling: Array) -> float | None:
-    right = situation.right
-    parts = {"value": filling, "low": 0.0, "limit": right.limit}
-    return from_wrong(
-        situation,
-        replace(right, **{name: np.where(rows, part, getattr(right, name)) for name, part in parts.items()}),
-    )
+    rows, nan = situation.solution.empty, np.array(np.nan)
+    of_any_head = np.asarray(rows.any(1, keepdims=True))
+    alone = None if isinstance(situation.problem, ForwardProblem) else _filled(situation, rows, nan)
+    return _filled(situation, of_any_head, nan) if alone is None else alone
 
 
 def _query_in_empty_rows(situation: Situation) -> float | None:
@@ -73,12 +62,9 @@ def _opened(*, even: bool) -> Recognition:
 
 
 def _without_bias(situation: Situation) -> float | None:
-    problem, right = situation.problem, situation.right
-    if not isinstance(problem, ForwardProblem):
+    if not isinstance(situation.problem, ForwardProblem):
         return None
-    rows = situation.solution.empty.all(1)[:, None]
-    parts = {name: np.where(rows, 0, getattr(right, name)) for name in ("value", "low", "limit")}
-    return from_wrong(situation, replace(right, **parts))
+    return _filled(situation, np.asarray(situation.solution.empty.all(1, keepdims=True)), np.zeros(()))
 
 
 def _in(dtype: str) -> Recognition:

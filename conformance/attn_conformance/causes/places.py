@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from attn_conformance.causes.cause import Array, Cause, Change, Recognition, Situation, changed, from_wrong
+from attn_conformance.causes.cause import Array, Cause, Change, Recognition, Situation, changed, from_parts
 from attn_conformance.causes.projections import exchanged, split_as_d_h
 from attn_conformance.judge import ask
 from attn_reference import Problem
@@ -115,8 +115,7 @@ def across_heads(situation: Situation) -> float | None:
         return None
     turned = replace(p, q=p.q.swapaxes(1, 2), k=p.k.swapaxes(1, 2), v=p.v.swapaxes(1, 2))
     wrong = ask(turned, right.dtype, right.arithmetic)
-    parts = {name: getattr(wrong, name).swapaxes(1, 2) for name in ("value", "low", "limit")}
-    return from_wrong(situation, replace(right, **parts))
+    return from_parts(situation, *(part.swapaxes(1, 2) for part in (wrong.value, wrong.low, wrong.limit)))
 
 
 def rearranged(layout: Callable[[Array], Array]) -> Recognition:
@@ -126,8 +125,8 @@ def rearranged(layout: Callable[[Array], Array]) -> Recognition:
         if not isinstance(situation.problem, Problem):
             return None
         right = situation.right
-        parts = {name: layout(getattr(right, name)) for name in ("value", "low", "limit")}
-        return from_wrong(situation, replace(right, **parts))
+        value, low, limit = (layout(part) for part in (right.value, right.low, right.limit))
+        return from_parts(situation, value, low, limit) if value.shape == right.value.shape else None
 
     return distance
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from attn_conformance.cases.values import STORAGE
-from attn_conformance.causes.cause import Array, Cause, Change, Recognition, Situation, changed, from_wrong
+from attn_conformance.causes.cause import Array, Cause, Change, Recognition, Situation, changed, from_parts
 from attn_conformance.judge import ask
 from attn_reference import Problem, Solution, limit, lse_bound, solve, unit_roundoff
 
@@ -104,7 +104,7 @@ def over_queries(situation: Situation) -> float | None:
     size = weights.value.swapaxes(2, 3) @ np.abs(v)
     # Products and sums are good to the roundoff of the inputs: rounding the weights is in their bound.
     error = weights.limit.swapaxes(2, 3) @ np.abs(v) + (S + 2) * unit_roundoff(right.dtype) * size
-    return from_wrong(situation, replace(right, value=value, low=0 * value, limit=error))
+    return from_parts(situation, value, np.zeros(()), error)
 
 
 def _weighed(total: Callable[[Situation], tuple[Array, Array]]) -> Recognition:
@@ -119,7 +119,7 @@ def _weighed(total: Callable[[Situation], tuple[Array, Array]]) -> Recognition:
         factor, spread = np.exp(x), np.expm1(error)
         value = factor * right.value
         most = limit(value, factor * (1 + spread) * right.limit + spread * np.abs(value), right.dtype)
-        return from_wrong(situation, replace(right, value=value, low=0 * value, limit=most))
+        return from_parts(situation, value, np.zeros(()), most)
 
     return distance
 
@@ -172,14 +172,11 @@ def _against(name: str, whose: str, top: Callable[[Situation], Array]) -> Cause:
         low = np.where(gone | burst, 0.0, right.low)
         # Weights that have lost digits, or are all 0, still give something within the hull of the values.
         hull = np.abs(situation.core.v).max((1, 2, 3), keepdims=True, initial=0.0)
-        return from_wrong(
-            situation, replace(right, value=value, low=low, limit=np.where(unclear, 2 * hull, right.limit))
-        )
+        return from_parts(situation, value, low, np.where(unclear, 2 * hull, right.limit))
 
-    sentence = (
-        f"every element is right, but 0 in rows whose scores all lie far below {whose}, or NaN far above"
+    return Cause(
+        name, f"every element is right, but 0 in rows whose scores all lie far below {whose}", distance
     )
-    return Cause(name, sentence, distance)
 
 
 def _highest(situation: Situation) -> Array:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from attn_conformance import expect
 from attn_conformance.cases import Call, KernelCase, build, layouts
-from attn_conformance.judge import Answer, Failed, compare, moves
+from attn_conformance.judge import Answer, Evidence, Failed, compare, moves
 from attn_conformance.registry import SOME, check
 from attn_conformance.scope import Scope
 from attn_conformance.strategies import CAUSAL, ORDINARY, kernel_cases, kinds, masks, sizes
@@ -94,10 +94,10 @@ def _of(answer: Answer, index: Array, axis: int = 0) -> Answer:
 
     problem = answer.problem
     if isinstance(problem, Problem):
-        arrays = {name: taken(getattr(problem, name)) for name in ("q", "k", "v", "visible", "bias")}
-        problem = replace(problem, **arrays)
-    parts = {name: getattr(answer, name).take(index, axis) for name in ("value", "low", "limit")}
-    return replace(answer, **parts, problem=problem)
+        q, k, v = taken(problem.q), taken(problem.k), taken(problem.v)
+        problem = Problem(q, k, v, taken(problem.visible), taken(problem.bias), problem.scale)
+    value, low, limit = (part.take(index, axis) for part in (answer.value, answer.low, answer.limit))
+    return replace(answer, value=value, low=low, limit=limit, problem=problem)
 
 
 FAMILIES_APART = (*ORDINARY, "uneven-batch", "uneven-batch", "uneven-heads")
@@ -119,14 +119,13 @@ def batch_elements_do_not_meet(subject: Subject, case: KernelCase) -> bool:
     rng = np.random.default_rng((case.seed, 5))
     one, order = rng.integers(case.batch, size=1), rng.permutation(case.batch)
     alone = subject.attention(_pick(call, one))
-    expect.same(
-        full[one], alone, _of(answer, one), f"batch element {one[0]} alone differs from itself in the batch",
-        (full, answer),
-    )  # fmt: skip
+    whole, part = Evidence(full, answer), _of(answer, one)
+    what = f"batch element {one[0]} alone differs from itself in the batch"
+    expect.same(full[one], alone, part, what, (whole, Evidence(alone, part)))
     permuted = subject.attention(_pick(call, order))
-    expect.same(
-        full[order], permuted, _of(answer, order), "a permuted batch gave another result", (full, answer)
-    )
+    part = _of(answer, order)
+    what = "a permuted batch gave another result"
+    expect.same(full[order], permuted, part, what, (whole, Evidence(permuted, part)))
     rolled = np.roll(np.arange(case.batch), 1)
     return moves(answer, subject.lower(replace(call, k=call.k[rolled], v=call.v[rolled])))
 
@@ -151,7 +150,10 @@ def order_of_heads_and_keys_is_free(subject: Subject, case: KernelCase) -> bool:
     by_key = replace(
         call, k=call.k[:, :, keys], v=call.v[:, :, keys], mask=mask if mask is None else mask[..., keys]
     )
-    expect.same(plain, subject.attention(by_key), answer, "permuted keys gave another result")
+    permuted = subject.attention(by_key)
+    posed = replace(answer, problem=subject.lower(by_key))
+    what = "permuted keys gave another result"
+    expect.same(plain, permuted, answer, what, (Evidence(plain, answer), Evidence(permuted, posed)))
     return moves(answer, subject.lower(replace(call, k=by_key.k)))
 
 
