@@ -23,9 +23,9 @@ CATALOGUE: tuple[Cause, ...] = (
     *mistakes.CAUSES,
     *outputs.CAUSES,
 )
-"""All causes. Of several that fit equally well the first is named: what the call asks for (causality, a mask) goes before what every
-call has (scale, softmax), that before what is out of place, and what an output merely looks like comes last."""
-
+"""All causes. Of several that fit equally well the first is named: what the call asks for (causality, a mask) goes
+before what every call has (scale, softmax), that before what is out of place, and what an output merely looks like
+comes last; a cause that leaves most of an output right goes before its neighbours."""
 
 EXCEPTIONS = 0.1
 """The share of further failures that a cause may leave unexplained: extreme values have ways of their own to fail."""

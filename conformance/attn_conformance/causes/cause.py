@@ -192,7 +192,8 @@ def situation_of(evidence: Evidence, *, causal: bool, masked: bool) -> Situation
     problem = evidence.answer.problem
     if isinstance(problem, ForwardProblem):
         (B, T, _), S = problem.x.shape, problem.src.shape[1]
-        sizes: tuple[int, ...] = (B * problem.n_head * T * S, problem.x.size, problem.src.size)
+        # Projections, and what they do to the bound, take as long again.
+        sizes: tuple[int, ...] = (2 * B * problem.n_head * T * S, problem.x.size, problem.src.size)
         causal, masked = problem.is_causal, problem.mask is not None
     elif problem is not None:
         sizes = (int(np.prod(problem.shape)), problem.q.size, problem.k.size, problem.v.size)

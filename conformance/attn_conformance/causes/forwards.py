@@ -27,8 +27,9 @@ def _called(name: str, clause: str, change: ForwardChange) -> Cause:
     return changed(name, clause, None, forward=change)
 
 
-def _xa_ignored(p: ForwardProblem) -> ForwardProblem:
-    return replace(p, src=p.x)
+def _xa_ignored(p: ForwardProblem) -> ForwardProblem | None:
+    fitting = p.mask is None or p.x.shape[1] == p.src.shape[1]
+    return replace(p, src=p.x) if fitting else None
 
 
 def _from_both(keys: str) -> Recognition:

@@ -80,6 +80,10 @@ def _rounded(dtype: str, names: tuple[str, ...]) -> Change:
     return change
 
 
+MOST_WORK = 2**20
+"""Largest B H T S T, the work of finding the bounds of all weights, for which these are looked at."""
+
+
 def over_queries(situation: Situation) -> float | None:
     """Recognises weights that sum to 1 over the queries that see a key."""
     p = situation.problem
@@ -189,11 +193,11 @@ def _before_mask(situation: Situation) -> Array:
     return np.asarray(solve(_unbiased(_unmasked(situation.core))).m)
 
 
-MOST_WORK = 2**20
-"""Largest B H T S T, the work of finding the bounds of all weights, for which these are looked at."""
-
 CAUSES = (
     _against("peak-of-hidden-keys", "the largest score of the row, hidden ones included", _highest),
+    _against(
+        "peak-before-mask", "the largest score before the mask is added, and NaN far above it", _before_mask
+    ),
     _against(
         "peak-of-all-heads", "the largest score of all heads", lambda s: s.solution.m.max(1, keepdims=True)
     ),
@@ -202,9 +206,6 @@ CAUSES = (
     ),
     _against("peak-of-everything", "the largest score of all", lambda s: s.solution.m.max(keepdims=True)),
     _against("peak-of-at-least-0", "0", lambda s: np.maximum(s.solution.m, 0)),
-    _against(
-        "peak-before-mask", "the largest score before the mask is added, and NaN far above it", _before_mask
-    ),
     _against("no-peak", "0, and NaN far above it: no maximum is subtracted", lambda s: 0 * s.solution.m),
     _scaled("scale-missing", "with the scale 1: no scale is applied", lambda p: 1.0),
     _scaled(
