@@ -1,0 +1,120 @@
+"""Reproducer: a failure as a script of its own, proved before it is shown.
+
+The failing case is played once more while every call is noted, and once by the reference; where the two part, a script
+makes the same calls and exits 1. It is kept if it does so on the target, and exits 0 with the reference in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from attn_conformance.cases import Case
+from attn_conformance.judge import Failed, NotAsked
+from attn_conformance.registry import Check
+from attn_conformance.reproducer.differences import Finding, findings
+from attn_conformance.reproducer.drawing import LEVELS, drawing
+from attn_conformance.reproducer.proof import Execute, execute_in_subprocess, proved
+from attn_conformance.reproducer.recording import recording
+from attn_conformance.reproducer.script import MOST_LINES, Subjects, plans, script
+from attn_conformance.reproducer.substitute import reference_for, replay, simplified
+from attn_conformance.subject import Subject
+from attn_reference.requirements import load_requirements
+
+__all__ = ["Execute", "Reproducer", "execute_in_subprocess", "reproducer"]
+
+BESIDE = {
+    "MEM": "memory is no matter of what a call gives, and the reference holds its scores",
+    "HOST": "life inside PyTorch, where the reference cannot take the target's place",
+}
+"""Groups of requirements that no script is written for, and why."""
+
+MOST_TRIED = 8
+"""Drafts that are tried, the shortest first."""
+
+FINDINGS = 2
+"""Findings of each recording that drafts are written for, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class Reproducer:
+    """A proved script, or the reason why there is none: exactly one of them is None."""
+
+    script: str | None
+    reason: str | None
+
+
+def reproducer(
+    check: Check, subject: Subject, case: Case, failed: Failed, execute: Execute, *, deadly: str | None = None
+) -> Reproducer:
+    """The shortest script found that shows a failure of a check on a case, and is proved by `execute`.
+
+    deadly: "crash" or "hang" where the target ends the process in this case: it is then called by the script alone.
+    While the case is played, NumPy's `default_rng` is replaced in the whole process.
+    """
+    group = check.requirement.partition("-")[0]
+    if group in BESIDE:
+        return Reproducer(None, BESIDE[group])
+    drafts: list[str] = []
+    reasons: list[str] = []
+    for level in LEVELS:
+        try:
+            drafts += _drafts(check, subject, case, failed, deadly, level, reasons)
+        except Exception as error:
+            reasons.append(f"the case could not be recorded: {type(error).__name__}: {error}")
+    drafts = sorted(dict.fromkeys(drafts), key=lambda text: (len(text), text))
+    for draft in drafts[:MOST_TRIED]:
+        if proved(draft, execute, deadly=deadly):
+            return Reproducer(draft, None)
+    if drafts:
+        return Reproducer(None, "no script that was tried failed on the target alone")
+    return Reproducer(None, reasons[-1])
+
+
+def _drafts(
+    check: Check,
+    subject: Subject,
+    case: Case,
+    failed: Failed,
+    deadly: str | None,
+    level: str,
+    reasons: list[str],
+) -> Iterator[str]:
+    """Scripts for what one recording shows."""
+    requirement = load_requirements()[check.requirement]
+    played = subject.open() if deadly is None else reference_for(subject)
+    noted, log = recording(played)
+    with drawing(level):
+        try:
+            check.function(noted, case)
+        except NotAsked as reason:
+            reasons.append(f"played again, the case asks nothing: {reason}")
+            return
+        except Failed as again:
+            failed = again
+        else:
+            if deadly is None:
+                reasons.append("the case did not fail again")
+                return
+    if deadly is not None:
+        yield from _texts(Subjects(requirement, subject, case, log, deadly), [Finding("deadly", 0)], reasons)
+        return
+    logs = {False: log}
+    if level == LEVELS[0]:
+        logs[True] = simplified(log, subject)
+    for coarse, played_log in logs.items():
+        theirs = replay(played_log, subject)
+        found = findings(played_log, theirs, failed, requirement, coarse=coarse)[:FINDINGS]
+        if not found:
+            reasons.append("no call by itself gives anything else than the reference does")
+        yield from _texts(Subjects(requirement, subject, case, played_log), found, reasons)
+
+
+def _texts(about: Subjects, found: list[Finding], reasons: list[str]) -> Iterator[str]:
+    for finding in found:
+        for plan in plans(about.log, finding):
+            text = script(about, finding, plan)
+            if text is not None:
+                yield text
+            else:
+                reasons.append(f"it takes more than {MOST_LINES} lines")

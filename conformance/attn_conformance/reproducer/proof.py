@@ -1,0 +1,63 @@
+"""Proof: a script is shown only if it was seen to fail on the target and to pass with the reference in its place."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+Execute = Callable[[str, list[str], float], int]
+"""Runs a script by itself: its text, the arguments of its command line, a limit in seconds. Returns the exit status,
+negative for a signal, TIMED_OUT for one that ran out of time."""
+
+TIMED_OUT = -9
+
+LIMIT = 60.0
+"""Seconds that a script may take."""
+
+MISHAP = 70
+"""Exit status of a script under proof that ended in an exception, which shows nothing."""
+
+GUARD = (
+    "import os, sys, traceback; "
+    f"sys.excepthook = lambda *what: (traceback.print_exception(*what), os._exit({MISHAP}))\n"
+)
+"""What is put before a script under proof: its own verdict exits 1, an exception that it did not expect otherwise."""
+
+
+def execute_in_subprocess(text: str, argv: list[str], seconds: float = LIMIT) -> int:
+    """Run a script in a fresh interpreter, in the working directory, from which it can import; output is dropped."""
+    here = str(Path.cwd())
+    known = os.environ.get("PYTHONPATH", "")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, known] if known else [here])}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "script.py")
+        path.write_text(text, encoding="utf-8")
+        try:
+            done = subprocess.run(
+                [sys.executable, str(path), *argv],
+                capture_output=True,
+                check=False,
+                env=environment,
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired:
+            return TIMED_OUT
+    return done.returncode
+
+
+def proved(text: str, execute: Execute, *, deadly: str | None = None) -> bool:
+    """Whether the script fails on the target, twice in a row, and passes with the reference in its place.
+
+    deadly: "crash" where the target kills the process, so that a death by a signal is its failure.
+    """
+    guarded = GUARD + text
+    for _ in range(1 if deadly == "hang" else 2):
+        status = execute(guarded, [], LIMIT)
+        died = deadly == "crash" and status < 0 and status != TIMED_OUT
+        if status != 1 and not died:
+            return False
+    return execute(guarded, ["reference"], LIMIT) == 0
