@@ -13,10 +13,10 @@ from attn_conformance.cases import Case
 from attn_conformance.judge import Failed, NotAsked
 from attn_conformance.registry import Check
 from attn_conformance.reproducer.differences import Finding, findings
-from attn_conformance.reproducer.drawing import LEVELS, drawing
 from attn_conformance.reproducer.proof import Execute, execute_in_subprocess, proved
 from attn_conformance.reproducer.recording import recording
 from attn_conformance.reproducer.script import MOST_LINES, Subjects, plans, script
+from attn_conformance.reproducer.simpler import VARIANTS
 from attn_conformance.reproducer.substitute import reference_for, replay, simplified
 from attn_conformance.subject import Subject
 from attn_reference.requirements import load_requirements
@@ -50,64 +50,46 @@ def reproducer(
     """The shortest script found that shows a failure of a check on a case, and is proved by `execute`.
 
     deadly: "crash" or "hang" where the target ends the process in this case: it is then called by the script alone.
-    While the case is played, NumPy's `default_rng` is replaced in the whole process.
     """
     group = check.requirement.partition("-")[0]
     if group in BESIDE:
         return Reproducer(None, BESIDE[group])
-    drafts: list[str] = []
     reasons: list[str] = []
-    for level in LEVELS:
-        try:
-            drafts += _drafts(check, subject, case, failed, deadly, level, reasons)
-        except Exception as error:
-            reasons.append(f"the case could not be recorded: {type(error).__name__}: {error}")
-    drafts = sorted(dict.fromkeys(drafts), key=lambda text: (len(text), text))
-    for draft in drafts[:MOST_TRIED]:
+    drafts = list(_drafts(check, subject, case, failed, deadly, reasons))
+    for draft in sorted(dict.fromkeys(drafts), key=lambda text: (len(text), text))[:MOST_TRIED]:
         if proved(draft, execute, deadly=deadly):
             return Reproducer(draft, None)
     if drafts:
-        return Reproducer(None, "no script that was tried failed on the target alone")
+        return Reproducer(None, "no script that was tried fails on the target and passes on the reference")
     return Reproducer(None, reasons[-1])
 
 
 def _drafts(
-    check: Check,
-    subject: Subject,
-    case: Case,
-    failed: Failed,
-    deadly: str | None,
-    level: str,
-    reasons: list[str],
+    check: Check, subject: Subject, case: Case, failed: Failed, deadly: str | None, reasons: list[str]
 ) -> Iterator[str]:
-    """Scripts for what one recording shows."""
+    """Scripts for what the recording of a case shows; why there are none is added to reasons."""
     requirement = load_requirements()[check.requirement]
-    played = subject.open() if deadly is None else reference_for(subject)
-    noted, log = recording(played)
-    with drawing(level):
-        try:
-            check.function(noted, case)
-        except NotAsked as reason:
-            reasons.append(f"played again, the case asks nothing: {reason}")
+    noted, log = recording(subject.open() if deadly is None else reference_for(subject))
+    try:
+        check.function(noted, case)
+    except NotAsked as reason:
+        reasons.append(f"played again, the case asks nothing: {reason}")
+        return
+    except Failed as again:
+        failed = again
+    else:
+        if deadly is None:
+            reasons.append("played again, the case did not fail")
             return
-        except Failed as again:
-            failed = again
-        else:
-            if deadly is None:
-                reasons.append("the case did not fail again")
-                return
     if deadly is not None:
         yield from _texts(Subjects(requirement, subject, case, log, deadly), [Finding("deadly", 0)], reasons)
         return
-    logs = {False: log}
-    if level == LEVELS[0]:
-        logs[True] = simplified(log, subject)
-    for coarse, played_log in logs.items():
-        theirs = replay(played_log, subject)
-        found = findings(played_log, theirs, failed, requirement, coarse=coarse)[:FINDINGS]
+    for variant in VARIANTS:
+        other = simplified(log, subject, variant) if variant != VARIANTS[-1] else log
+        found = findings(other, replay(other, subject), failed, subject, requirement)
         if not found:
             reasons.append("no call by itself gives anything else than the reference does")
-        yield from _texts(Subjects(requirement, subject, case, played_log), found, reasons)
+        yield from _texts(Subjects(requirement, subject, case, other), found[:FINDINGS], reasons)
 
 
 def _texts(about: Subjects, found: list[Finding], reasons: list[str]) -> Iterator[str]:

@@ -10,10 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attn_conformance.judge import Failed
+from attn_conformance.reproducer.oracle import judged
 from attn_conformance.reproducer.recording import Event, Log, Outcome
+from attn_conformance.subject import Subject
 from attn_reference.requirements import Requirement
 
 Array = NDArray[Any]
+
+APART = 0.01
+"""How far equal calls are apart that are said to differ."""
 
 NAMES = ("n_head", "causal", "query", "key", "value", "out")
 """The attributes of CTOR-4."""
@@ -38,28 +43,15 @@ class Finding:
     other: int = 0
 
 
-COARSE = {"float64": 1e-3, "float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
-"""What elements of ordinary size may differ by where nobody has computed their bound, which is far smaller."""
-
-
 def findings(
-    log: Log,
-    theirs: list[Outcome | None],
-    failed: Failed,
-    requirement: Requirement,
-    *,
-    coarse: bool = False,
+    log: Log, theirs: list[Outcome | None], failed: Failed, subject: Subject, requirement: Requirement
 ) -> list[Finding]:
     """What a script may check, the likeliest to be what the requirement is about first.
 
-    theirs: what the reference made of the events. failed: the failure that was recorded. coarse: whether the arrays
-    are others than those that failed, so that only a coarse difference counts.
+    theirs: what the reference made of the events. failed: the failure that was recorded first.
     """
     plain = list(_plain(log, theirs, failed, requirement))
-    if coarse:
-        numbers = list(_coarse(log, theirs))
-    else:
-        numbers = [*_values(log, theirs, failed), *_repeats(log, theirs, failed)]
+    numbers = [*_values(log, theirs, subject), *_repeats(log, theirs)]
     return [*numbers, *plain] if failed.comparison is not None else [*plain, *numbers]
 
 
@@ -122,65 +114,25 @@ def _differ(before: list[Array] | None, after: list[Array] | None) -> bool:
     return shown[0] != shown[1]
 
 
-def _values(log: Log, theirs: list[Outcome | None], failed: Failed) -> Iterator[Finding]:
-    """Elements that are wrong: that of the failed comparison, else the worst of each event."""
-    worst = None if failed.comparison is None else failed.comparison.worst
-    compared = [
-        (number, name, array.astype(np.float64), other.results[name].astype(np.float64))
-        for number, event, mine, other in _pairs(log, theirs)
-        for name, array in mine.results.items()
-        if event.act != "parameters" and getattr(other.results.get(name), "shape", None) == array.shape
-    ]
-    if worst is not None:
-        for number, name, mine, right in reversed(compared):
-            with np.errstate(invalid="ignore"):
-                same = (mine == worst.got) | (np.isnan(mine) & np.isnan(worst.got))
-                near = np.abs(right - worst.expected) <= worst.limit
-            if np.any(same & near):
-                at = tuple(int(n) for n in np.argwhere(same & near)[0])
-                yield Finding("value", number, at, worst.expected, worst.limit, name)
-                break
-    for number, name, mine, right in compared:
-        if not mine.size:
-            continue
-        with np.errstate(invalid="ignore"):
-            error = np.abs(mine - right)
-        error = np.where(np.isnan(mine) != np.isnan(right), np.inf, np.where(mine == right, 0, error))
-        error = np.where(np.isnan(mine) & np.isnan(right), 0, error)
-        at = tuple(int(n) for n in np.unravel_index(int(np.argmax(error)), error.shape))
-        if np.isnan(right[at]) and not np.isnan(mine[at]):
-            yield Finding("nan", number, at, name=name)
-            continue
-        # Without a bound at hand an element is wrong if it is NaN, or something where nothing is due.
-        known = worst is not None or right[at] == 0
-        if worst is not None:
-            limit = worst.limit
-        else:
-            limit = 0.0 if known else abs(float(right[at])) / 100
-        if error[at] > limit and (known or not np.isfinite(mine[at])):
-            yield Finding("value", number, at, float(right[at]), limit, name)
-
-
-def _coarse(log: Log, theirs: list[Outcome | None]) -> Iterator[Finding]:
-    """The worst element of each result that is far off."""
+def _values(log: Log, theirs: list[Outcome | None], subject: Subject) -> Iterator[Finding]:
+    """The worst element of each result that is out of bound."""
     for number, event, mine, other in _pairs(log, theirs):
         for name, array in mine.results.items():
             right = other.results.get(name)
             if event.act == "parameters" or right is None or right.shape != array.shape or not array.size:
                 continue
-            limit = COARSE[right.dtype.name]
-            with np.errstate(invalid="ignore"):
-                error = np.abs(array.astype(np.float64) - right.astype(np.float64))
-            error = np.where(np.isnan(error), np.inf, error)
-            at = tuple(int(n) for n in np.unravel_index(int(np.argmax(error)), error.shape))
-            if error[at] > limit and abs(float(right[at])) < 10:
-                yield Finding("value", number, at, float(right[at]), limit, name)
+            comparison = judged(log, subject, number, name)
+            if comparison is None or comparison.worst is None:
+                continue
+            worst = comparison.worst
+            if np.isnan(worst.expected):
+                yield Finding("nan", number, worst.index, name=name)
+            else:
+                yield Finding("value", number, worst.index, worst.expected, worst.limit, name)
 
 
-def _repeats(log: Log, theirs: list[Outcome | None], failed: Failed) -> Iterator[Finding]:
-    """Equal calls with unequal results."""
-    worst = None if failed.comparison is None else failed.comparison.worst
-    limit = 0.0 if worst is None else worst.limit
+def _repeats(log: Log, theirs: list[Outcome | None]) -> Iterator[Finding]:
+    """Equal calls whose results differ by far more than roundings."""
     calls = [(number, event) for number, event, _, _ in _pairs(log, theirs) if event.outcome.results]
     for place, (number, event) in enumerate(calls):
         for earlier, other in calls[:place]:
@@ -191,8 +143,9 @@ def _repeats(log: Log, theirs: list[Outcome | None], failed: Failed) -> Iterator
                 if was is None or was.shape != array.shape:
                     continue
                 with np.errstate(invalid="ignore"):
-                    if not np.all(np.abs(array.astype(np.float64) - was.astype(np.float64)) <= limit):
-                        yield Finding("repeat", number, limit=limit, name=name, other=earlier)
+                    apart = np.abs(array.astype(np.float64) - was.astype(np.float64))
+                if not np.all(apart <= APART):
+                    yield Finding("repeat", number, limit=APART, name=name, other=earlier)
 
 
 def _key(log: Log, event: Event) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attn_conformance.reproducer.drawing import PERIOD, pattern
+from attn_conformance.reproducer.simpler import PERIOD, pattern
 
 Array = NDArray[Any]
 
@@ -76,7 +76,7 @@ def _candidates(array: Array) -> Iterator[str]:
         if np.array_equal(pattern(start, flat.size), values):
             steps = f"np.arange({start}, {start + flat.size})" if start else f"np.arange({flat.size})"
             cast = "" if dtype == "float" else f".astype({dtype})"
-            yield f"({steps} * 3 % {PERIOD} / 2 - 1.5).reshape{_called(shape)}{cast}"
+            yield f"(({steps} * 3 % {PERIOD} - 3) / 2).reshape{_called(shape)}{cast}"
     for axis, size in enumerate(array.shape):
         first = np.ascontiguousarray(array.take([0], axis=axis))
         if size > 1 and np.broadcast_to(first, array.shape).tobytes() == array.tobytes():

@@ -67,7 +67,7 @@ class Event:
     act: call (of a kernel), build, copy, load, parameters, forward, attention, open, step, reorder, truncate, fork,
     length, or write (the caller changed an array). of: the number of the instance, handle, session or array
     concerned. given: arguments by name, arrays as Ref. made: the number of the handle or session that came of it.
-    mode: the grad mode.
+    mode: the grad mode. seen: by number, arrays that had changed since they were first handed over.
     """
 
     act: str
@@ -75,6 +75,7 @@ class Event:
     given: dict[str, Any] = field(default_factory=dict)
     made: int | None = None
     mode: str = "off"
+    seen: dict[int, Array] = field(default_factory=dict)
     outcome: Outcome = field(default_factory=Outcome)
 
 
@@ -118,7 +119,8 @@ class Log:
         makes: the list that what came back joins, where it is no array. cache: what shows the cache at hand.
         """
         refs = {name: self._noted(name, value) for name, value in given.items() if value is not None}
-        event = Event(act, of, refs, mode=self._mode())
+        seen = {n: held.now for n, held in enumerate(self.arrays) if held.now is not held.first}
+        event = Event(act, of, refs, mode=self._mode(), seen=seen)
         self.events.append(event)
         outcome = event.outcome
         outcome.before = None if cache is None else entries(self.border, cache)

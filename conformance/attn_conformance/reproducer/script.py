@@ -66,7 +66,8 @@ def plans(log: Log, finding: Finding) -> list[Plan]:
             whole.append(events)
     strided = any(held.layout != "contiguous" for held in log.arrays)
     # Without its parameters a module shows what is not about numbers.
-    loads = finding.kind not in ("value", "nan", "repeat") or log.events[last].act == "attention"
+    numbers = finding.kind in ("value", "nan", "repeat", "deadly") or log.events[last].act == "parameters"
+    loads = not numbers or log.events[last].act == "attention"
     loads = loads and any(log.events[n].act == "build" for n in whole[0])
     return [
         Plan(events, views, weights)

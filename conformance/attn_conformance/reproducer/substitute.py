@@ -15,8 +15,8 @@ from attn_conformance.borders import NumpyBorder
 from attn_conformance.drop_in import DropIn
 from attn_conformance.kernel_subject import KernelSubject
 from attn_conformance.module_subject import ModuleSubject
-from attn_conformance.reproducer.drawing import simpler
 from attn_conformance.reproducer.recording import Event, Log, Outcome, Ref, recording
+from attn_conformance.reproducer.simpler import simpler
 from attn_conformance.reproducer.views import arranged
 from attn_conformance.subject import Subject
 
@@ -64,10 +64,10 @@ def replay(log: Log, subject: Subject) -> list[Outcome | None]:
     return _Player(log, double, noted, [held.first for held in log.arrays]).play()
 
 
-def simplified(log: Log, subject: Subject) -> Log:
-    """The recording of the same events with simpler numbers in their arrays, where these are of ordinary size."""
+def simplified(log: Log, subject: Subject, variant: str) -> Log:
+    """The recording of the same events on the subject opened anew, with a variant of `simpler` in the arrays."""
     noting, noted = recording(subject.open())
-    _Player(log, noting, noted, simpler([(held.name, held.first) for held in log.arrays])).play()
+    _Player(log, noting, noted, simpler([(held.name, held.first) for held in log.arrays], variant)).play()
     return noted
 
 
