@@ -27,6 +27,9 @@ WIDTH = 110
 MOST_LINES = 39
 """Lines of a script."""
 
+ROLLED = r"np\.roll\((?P<eye>np\.eye\([^)]*\)), (?P<by>\d+), axis=1\)"
+"""An expression of `literals` for a matrix that moves every feature by some places."""
+
 SESSIONS = ("step", "reorder", "truncate", "fork", "length")
 """Acts of sessions."""
 
@@ -263,17 +266,35 @@ class _Writer:
         key = tuple((name, array.dtype.name, array.tobytes()) for name, array in arrays.items())
         if key not in self.names:
             name = self.names[key] = self._name("weights")
-            texts = {parameter: expression(array) for parameter, array in arrays.items()}
-            self.body.append(f"{name} = {{")
-            for text in dict.fromkeys(texts.values()):
-                alike = [parameter for parameter in texts if texts[parameter] == text]
-                if len(alike) == 1:
-                    self._define(f'"{alike[0]}": ', text, "    ", ",")
-                else:
-                    parts = ", ".join(f'"{parameter}"' for parameter in alike)
-                    self._define(f"**dict.fromkeys([{parts}], ", text, "    ", "),")
-            self.body.append("}")
+            self._define_weights(name, arrays)
         return self.names[key]
+
+    def _define_weights(self, name: str, arrays: dict[str, Any]) -> None:
+        texts = {parameter: expression(array) for parameter, array in arrays.items()}
+        rolls = [re.fullmatch(ROLLED, text) for parameter, text in texts.items() if parameter.endswith("weight")]
+        biases = {text for parameter, text in texts.items() if parameter.endswith(".bias")}
+        if all(rolls) and len(biases) == 1:
+            first = rolls[0]
+            assert first is not None
+            eye, moved = first["eye"], ", ".join(roll["by"] for roll in rolls if roll is not None)
+            if "parts" not in self.taken:
+                self.taken.add("parts")
+                self.body.append('parts = ("query", "key", "value", "out")')
+            rolled = f"np.roll({eye}, n, axis=1)"
+            self.body += [
+                f'{name} = {{f"{{p}}.weight": {rolled} for p, n in zip(parts, ({moved}))}}',
+                f'{name} |= {{f"{{p}}.bias": {biases.pop()} for p in parts if p != "key"}}',
+            ]
+            return
+        self.body.append(f"{name} = {{")
+        for text in dict.fromkeys(texts.values()):
+            alike = [parameter for parameter in texts if texts[parameter] == text]
+            if len(alike) == 1:
+                self._define(f'"{alike[0]}": ', text, "    ", ",")
+            else:
+                parts = ", ".join(f'"{parameter}"' for parameter in alike)
+                self._define(f"**dict.fromkeys([{parts}], ", text, "    ", "),")
+        self.body.append("}")
 
     # --- events
 
@@ -421,6 +442,9 @@ class _Writer:
             "numpy": "pickle.dumps(np.random.get_state())",
             "torch": 'sys.modules["torch"].get_rng_state().tolist() if "torch" in sys.modules else None',
         }[self.finding.name]
+        if self.finding.name != "torch":
+            seed = {"random": "random.seed(1)", "numpy": "np.random.seed(1)"}[self.finding.name]
+            self.body.append(seed)
         self.body.append(f"before = {state}")
         self.body += self._whatever_it_raises(event, [call])
         self.body.append(f"after = {state}")

@@ -57,9 +57,10 @@ class Spelling(ABC):
         mode = modes.pop() if modes else "off"
         grads = {"off": ["torch.set_grad_enabled(False)"], "inference": ["torch.inference_mode().__enter__()"]}
         half = any(held.first.dtype.name == "bfloat16" for held in self.log.arrays)
+        settings = ["torch.manual_seed(1)", *grads.get(mode, [])]
         if not half and mode != "on" and device == "cpu":
-            return ["import torch", "", "array = torch.from_numpy", *grads[mode]]
-        lines = ["import torch", "", *grads.get(mode, []), *([""] if mode != "on" else []), "def array(values):"]
+            return ["import torch", "", "array = torch.from_numpy", *settings]
+        lines = ["import torch", "", *settings, "", "def array(values):"]
         if half:
             lines += [
                 '    if values.dtype == "bfloat16":',

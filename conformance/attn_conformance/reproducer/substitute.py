@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -95,8 +96,11 @@ class _Player:
     def play(self) -> list[Outcome | None]:
         """What came of each event, None where what it rests on could not be made."""
         outcomes: list[Outcome | None] = []
+        before = random.getstate(), self.border.get_random_state()
+        random.seed(1)
+        self.border.seed_random(1)
         for event in self.log.events:
-            before = len(self.noted.events)
+            known = len(self.noted.events)
             try:
                 with self.border.grad_mode(event.mode):
                     self._act(event)
@@ -104,11 +108,13 @@ class _Player:
                 outcomes.append(None)
                 continue
             except Exception as error:
-                if len(self.noted.events) == before:
+                if len(self.noted.events) == known:
                     outcomes.append(Outcome(error=error))
                     continue
-            new = [e for e in self.noted.events[before:] if e.act not in ("write", "copy")]
+            new = [e for e in self.noted.events[known:] if e.act not in ("write", "copy")]
             outcomes.append(new[-1].outcome if new else Outcome())
+        random.setstate(before[0])
+        self.border.set_random_state(before[1])
         return outcomes
 
     def _act(self, event: Event) -> None:
