@@ -72,11 +72,11 @@ def _candidates(array: Array) -> Iterator[str]:
             yield f"np.full({shape}, {one}, {dtype})"
     yield from _matrices(array, dtype)
     starts = range(PERIOD if array.dtype != np.bool_ else 0)
-    for start, divisor in ((start, divisor) for start in starts for divisor in (2, 3)):
+    for start, divisor in ((start, divisor) for start in starts for divisor in (4, 3)):
         if np.array_equal(pattern(start, flat.size, divisor).astype(array.dtype), flat):
             steps = f"np.arange({start}, {start + flat.size})" if start else f"np.arange({flat.size})"
             cast = "" if dtype == "float" else f".astype({dtype})"
-            yield f"(({steps} * 3 % {PERIOD} - 3) / {divisor}).reshape{_called(shape)}{cast}"
+            yield f"(({steps} * 3 % {PERIOD} - {PERIOD // 2}) / {divisor}).reshape{_called(shape)}{cast}"
     for axis, size in enumerate(array.shape):
         first = np.ascontiguousarray(array.take([0], axis=axis))
         if size > 1 and np.broadcast_to(first, array.shape).tobytes() == array.tobytes():

@@ -118,6 +118,7 @@ class Log:
 
         makes: the list that what came back joins, where it is no array. cache: what shows the cache at hand.
         """
+        self.events += [Event("write", ref.number, {"values": self.arrays[ref.number].now}) for ref in self._changes()]
         refs = {name: self._noted(name, value) for name, value in given.items() if value is not None}
         seen = {n: held.now for n, held in enumerate(self.arrays) if held.now is not held.first}
         event = Event(act, of, refs, mode=self._mode(), seen=seen)
@@ -169,9 +170,6 @@ class Log:
         values = np.ascontiguousarray(values)
         for number, held in enumerate(self.arrays):
             if held.native is value:
-                if held.now.tobytes() != values.tobytes():
-                    self.events.append(Event("write", number, {"values": values}))
-                    held.now = values
                 return Ref(number)
         self.arrays.append(Held(name, value, values, values, layout_of(value, values)))
         return Ref(len(self.arrays) - 1)

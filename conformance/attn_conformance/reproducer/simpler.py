@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-VARIANTS = ("halves", "thirds", "one digit", "two digits", "as recorded")
-"""halves, thirds: a short sequence that repeats, and weights that move every feature to another place; halves are
+VARIANTS = ("quarters", "thirds", "one digit", "two digits", "as recorded")
+"""quarters, thirds: a short sequence that repeats, and weights that move every feature to another place; quarters are
 exact in every dtype, thirds in none. Digits: how many each number is rounded to."""
 
 ORDINARY = 20
 """Arrays with larger numbers are there for these: they are rounded where others are filled from the sequence."""
 
-PERIOD = 7
+PERIOD = 11
 """Length of the sequence: few head sizes are a multiple of it."""
 
 ROLLS = {"query.weight": 1, "key.weight": 1, "value.weight": 2, "out.weight": 3}
@@ -25,8 +25,8 @@ ROLLS = {"query.weight": 1, "key.weight": 1, "value.weight": 2, "out.weight": 3}
 
 
 def pattern(start: int, count: int, divisor: int) -> Array:
-    """Part of the sequence -3, 0, 3, -1, 2, -2, 1, -3, ..., divided."""
-    return (np.arange(start, start + count) * 3 % PERIOD - 3) / divisor
+    """Part of the sequence -5, -2, 1, 4, -4, -1, 2, 5, -3, 0, 3, -5, ..., divided."""
+    return (np.arange(start, start + count) * 3 % PERIOD - PERIOD // 2) / divisor
 
 
 def simpler(arrays: list[tuple[str, Array]], variant: str) -> list[Array]:
@@ -59,7 +59,7 @@ def _simpler(name: str, array: Array, variant: str, place: int, earlier: int) ->
     if name.endswith(".weight"):
         return np.roll(np.eye(array.shape[0]), ROLLS[name] + earlier, axis=1).astype(array.dtype)
     start = earlier if name.endswith(".bias") else 2 * place
-    made = pattern(start % PERIOD, array.size, 2 if variant == "halves" else 3).reshape(array.shape)
+    made = pattern(start % PERIOD, array.size, 4 if variant == "quarters" else 3).reshape(array.shape)
     if array.shape[0] > 1 and np.all(values == values[:1]):
         made[:] = made[:1]
     return made.astype(array.dtype)
