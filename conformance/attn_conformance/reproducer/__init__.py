@@ -15,9 +15,9 @@ from attn_conformance.registry import Check
 from attn_conformance.reproducer.differences import Finding, findings
 from attn_conformance.reproducer.proof import Execute, execute_in_subprocess, proved
 from attn_conformance.reproducer.recording import recording
-from attn_conformance.reproducer.script import MOST_LINES, Subjects, plans, script
+from attn_conformance.reproducer.script import MOST_LINES, Plan, Subjects, plans, script
 from attn_conformance.reproducer.simpler import VARIANTS
-from attn_conformance.reproducer.substitute import reference_for, replay, simplified
+from attn_conformance.reproducer.substitute import again, reference_for, replay, simplified
 from attn_conformance.subject import Subject
 from attn_reference.requirements import load_requirements
 
@@ -94,9 +94,20 @@ def _drafts(
 
 def _texts(about: Subjects, found: list[Finding], reasons: list[str]) -> Iterator[str]:
     for finding in found:
-        for plan in plans(about.log, finding):
+        possible = plans(about.log, finding)
+        if about.deadly is None:
+            # Of a target that is not the same twice, nothing can be told beforehand.
+            possible = [plan for plan in possible if _promises(about, finding, plan)] or possible
+        for plan in possible:
             text = script(about, finding, plan)
             if text is not None:
                 yield text
             else:
                 reasons.append(f"it takes more than {MOST_LINES} lines")
+
+
+def _promises(about: Subjects, finding: Finding, plan: Plan) -> bool:
+    """Whether the last event of a plan ends as it was recorded, without the events that the plan leaves out."""
+    recorded = about.log.events[finding.event].outcome
+    now = again(about.log, about.subject, plan.events, views=plan.views)
+    return now is not None and not recorded.differs(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,26 @@ from attn_conformance.subject import Subject
 from attn_reference.requirements import Requirement
 
 Array = NDArray[Any]
+
+TOLD = (
+    (r"the message ", {"message"}),
+    (r"(raised .*|construction .*)ValueError (was|is) expected", {"wrong-exception"}),
+    (r"accepted |gave numbers of shape", {"accepted"}),
+    (r"random generator", {"random"}),
+    (r"modified its argument", {"changed"}),
+    (r"modified the parameter", {"value", "dtype", "shape"}),
+    (r"changed the cache", {"cache"}),
+    (r"the cache has length", {"length"}),
+    (r"has no attribute", {"attribute"}),
+    (r"(returned|has) shape", {"shape"}),
+    (r"returned the wrong type", {"odd"}),
+    (r", the result ", {"dtype"}),
+    (r"raised ", {"raised"}),
+)
+"""What a failure's message tells of the kinds of its findings: the first line that is found in it."""
+
+NUMBERS = {"value", "nan", "repeat"}
+"""Kinds of findings where a message tells of none of these."""
 
 APART = 0.01
 """How far equal calls are apart that are said to differ."""
@@ -46,13 +67,17 @@ class Finding:
 def findings(
     log: Log, theirs: list[Outcome | None], failed: Failed, subject: Subject, requirement: Requirement
 ) -> list[Finding]:
-    """What a script may check, the likeliest to be what the requirement is about first.
+    """What a script may check, of the kinds that the failure tells of, in the order of the events.
 
     theirs: what the reference made of the events. failed: the failure that was recorded first.
     """
-    plain = list(_plain(log, theirs, failed, requirement))
-    numbers = [*_values(log, theirs, subject), *_repeats(log, theirs)]
-    return [*numbers, *plain] if failed.comparison is not None else [*plain, *numbers]
+    kinds = NUMBERS
+    if failed.comparison is None:
+        kinds = next((kinds for told, kinds in TOLD if re.search(told, failed.message)), NUMBERS)
+    found = [*_plain(log, theirs, requirement)]
+    if kinds & NUMBERS:
+        found += [*_values(log, theirs, subject), *_repeats(log, theirs)]
+    return [finding for finding in found if finding.kind in kinds]
 
 
 def _pairs(log: Log, theirs: list[Outcome | None]) -> Iterator[tuple[int, Event, Outcome, Outcome]]:
@@ -61,11 +86,8 @@ def _pairs(log: Log, theirs: list[Outcome | None]) -> Iterator[tuple[int, Event,
             yield number, event, event.outcome, other
 
 
-def _plain(
-    log: Log, theirs: list[Outcome | None], failed: Failed, requirement: Requirement
-) -> Iterator[Finding]:
+def _plain(log: Log, theirs: list[Outcome | None], requirement: Requirement) -> Iterator[Finding]:
     """What shows in an event without looking at numbers."""
-    message = failed.message
     for number, event, mine, other in _pairs(log, theirs):
         if mine.error is not None and other.error is None:
             yield Finding("raised", number)
@@ -75,9 +97,8 @@ def _plain(
             yield Finding("accepted", number, name=meant)
         if mine.error is not None and other.error is not None:
             if isinstance(other.error, ValueError) and not isinstance(mine.error, ValueError):
-                if "ValueError was expected" in message:
-                    yield Finding("wrong-exception", number)
-            elif str(mine.error) != str(other.error) and "message" in message:
+                yield Finding("wrong-exception", number)
+            elif str(mine.error) != str(other.error):
                 yield Finding("message", number)
         if mine.odd is not None:
             yield Finding("odd", number)

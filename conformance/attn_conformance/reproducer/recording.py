@@ -59,6 +59,16 @@ class Outcome:
     drew: str = ""
     length: int | None = None
 
+    def differs(self, other: Outcome) -> bool:
+        """Whether another outcome is not the same, bit for bit."""
+
+        def shown(outcome: Outcome) -> Any:
+            results = [(name, a.dtype.name, a.shape, a.tobytes()) for name, a in outcome.results.items()]
+            held = [[a.tobytes() for a in arrays or []] for arrays in (outcome.before, outcome.after)]
+            return results, type(outcome.error), str(outcome.error), outcome.odd, held, outcome.length
+
+        return shown(self) != shown(other) or (len(self.changed), self.drew) != (len(other.changed), other.drew)
+
 
 @dataclass(eq=False)
 class Event:

@@ -193,6 +193,8 @@ class _Writer:
             else:
                 self._event(event)
         reference, target = self.words.reference(), self.words.target()
+        if self.words.native:
+            reference = [*reference, "", "array = np.asarray"]
         branches = ['if sys.argv[1:] == ["reference"]:', *_indented(reference), "else:", *_indented(target)]
         last = branches[-1].startswith(" " * 8)
         code = [*branches, "", *([""] if last else []), *self.body]
@@ -240,7 +242,7 @@ class _Writer:
             name = self.names[key] = self._name(held.name)
             self._define(name, expression(held.first))
             if layout != "contiguous":
-                self.body.append(f"{name} = {viewed(name, layout, held.first.ndim)}")
+                self.body.append(f"{name} = {viewed(name, layout, held.first)}")
         return self.names[key]
 
     def _name(self, wish: str) -> str:
@@ -372,7 +374,7 @@ class _Writer:
 
     def _raised(self, event: Event, call: str) -> None:
         lines = self.words.lines(event, self._spell)
-        self.body += ["try:", *_indented(lines), "except Exception as error:"]
+        self.body += ["try:", *_indented(lines), f"except {_kind(event)} as error:"]
         self.body.append("    " + self._exit("{error!r}"))
 
     def _accepted(self, event: Event, call: str) -> None:
@@ -383,7 +385,7 @@ class _Writer:
         self.body.append(self._exit(f"{what} accepted; expected {wanted}"))
 
     def _wrong_exception(self, event: Event, call: str) -> None:
-        self.body += ["try:", f"    {call}", "except ValueError:", "    pass", "except Exception as error:"]
+        self.body += ["try:", f"    {call}", "except ValueError:", "    pass", f"except {_kind(event)} as error:"]
         self.body.append("    " + self._exit("{error!r}; expected ValueError"))
 
     def _message(self, event: Event, call: str) -> None:
@@ -473,6 +475,12 @@ class _Writer:
 
     def _whatever_it_raises(self, event: Event, lines: list[str]) -> list[str]:
         return ["with suppress(Exception):", *_indented(lines)] if event.outcome.error else lines
+
+
+def _kind(event: Event) -> str:
+    """The name of the exception that an event raised; a script has only built-in ones at hand."""
+    kind = type(event.outcome.error)
+    return kind.__name__ if kind.__module__ == "builtins" else "Exception"
 
 
 def number_text(value: float, limit: float) -> str:

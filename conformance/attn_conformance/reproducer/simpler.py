@@ -32,8 +32,8 @@ def pattern(start: int, count: int, divisor: int) -> Array:
 def simpler(arrays: list[tuple[str, Array]], variant: str) -> list[Array]:
     """Arrays of the same names, shapes and dtypes with simpler numbers; equal ones stay equal.
 
-    Booleans stay as they are, and so does in the sequence's place whatever is there for its values: masks, and arrays
-    with one value throughout.
+    Booleans stay as they are, and so does in the sequence's place whatever has one value
+    throughout, or in each of its rows.
     """
     made: dict[Any, Array] = {}
     seen: dict[str, int] = defaultdict(int)
@@ -52,9 +52,11 @@ def _simpler(name: str, array: Array, variant: str, place: int, earlier: int) ->
     values = array.astype(np.float64)
     if variant in ("one digit", "two digits"):
         return _rounded(values, 1 if variant == "one digit" else 2).astype(array.dtype)
-    if np.all(values == values.flat[0]) or name in ("mask", "attn_mask", "bias"):
+    constant = values.size > 1 or not values.any()
+    if constant and np.all(values == values.flat[0]):
         return array
-    if not np.all(np.abs(values) < ORDINARY):
+    by_rows = values.ndim > 1 and np.all(values == values[..., :1])
+    if not np.all(np.abs(values) < ORDINARY) or by_rows:
         return _rounded(values, 1).astype(array.dtype)
     if name.endswith(".weight"):
         return np.roll(np.eye(array.shape[0]), ROLLS[name] + earlier, axis=1).astype(array.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -72,17 +72,29 @@ def simplified(log: Log, subject: Subject, variant: str) -> Log:
     return noted
 
 
+def again(log: Log, subject: Subject, chosen: Sequence[int], *, views: bool) -> Outcome | None:
+    """What comes of the last of some of the events, played alone on the subject opened anew.
+
+    views: whether arrays have the strides that they were handed over with.
+    """
+    noting, noted = recording(subject.open())
+    player = _Player(log, noting, noted, [held.first for held in log.arrays], views=views)
+    return player.play(chosen)[-1]
+
+
 class _Player:
     """Plays the events of one log on a subject that is recorded in turn."""
 
-    def __init__(self, log: Log, subject: Subject, noted: Log, arrays: list[Array]) -> None:
+    def __init__(
+        self, log: Log, subject: Subject, noted: Log, arrays: list[Array], *, views: bool = True
+    ) -> None:
         self.log = log
         self.noted = noted
         self.border = subject.border
         modes = {event.mode for event in log.events}
         self.natives = [
             subject.border.asarray(
-                arranged(array, held.layout), subject.device, requires_grad=modes == {"on"}
+                arranged(array, held.layout if views else "contiguous"), subject.device, requires_grad=modes == {"on"}
             )
             for array, held in zip(arrays, log.arrays, strict=True)
         ]
@@ -93,13 +105,14 @@ class _Player:
         self.handles: dict[int, Any] = {}
         self.sessions: dict[int, Any] = {}
 
-    def play(self) -> list[Outcome | None]:
-        """What came of each event, None where what it rests on could not be made."""
+    def play(self, chosen: Sequence[int] | None = None) -> list[Outcome | None]:
+        """What came of each event, or of the chosen ones: None where what it rests on could not be made."""
+        events = self.log.events if chosen is None else [self.log.events[n] for n in chosen]
         outcomes: list[Outcome | None] = []
         before = random.getstate(), self.border.get_random_state()
         random.seed(1)
         self.border.seed_random(1)
-        for event in self.log.events:
+        for event in events:
             known = len(self.noted.events)
             try:
                 with self.border.grad_mode(event.mode):

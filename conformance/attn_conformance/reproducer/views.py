@@ -44,15 +44,17 @@ def arranged(values: Array, layout: str) -> Array:
     return layouts.arrange(values, layout, expandable=True)
 
 
-def viewed(name: str, layout: str, ndim: int) -> str:
+def viewed(name: str, layout: str, values: Array) -> str:
     """An expression with the values of the contiguous array `name`, and the strides of a layout."""
+    ndim = values.ndim
+    other = 7 if values.dtype != np.bool_ else bool(values.mean() < 0.5)
     if layout == "transposed":
         axes = "1, 2" if ndim == 4 else "0, 1"
         return f"{name}.swapaxes({axes}).copy().swapaxes({axes})"
     if layout == "sliced":
-        return f"np.pad({name}, 1)[{', '.join(['1:-1'] * ndim)}]"
+        return f"np.pad({name}, 1, constant_values=7)[{', '.join(['1:-1'] * ndim)}]"
     if layout == ENLARGED:
-        return f"np.pad({name}, (1, 2))[{', '.join(['1:-2'] * ndim)}]"
+        return f"np.pad({name}, (1, 2), constant_values={other})[{', '.join(['1:-2'] * ndim)}]"
     if layout == "inner":
         return f"{name}.repeat(2, axis={ndim - 1})[..., ::2]"
     if layout == "expanded":
