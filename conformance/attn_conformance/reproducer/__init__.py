@@ -13,9 +13,10 @@ from attn_conformance.cases import Case
 from attn_conformance.judge import Failed, NotAsked
 from attn_conformance.registry import Check
 from attn_conformance.reproducer.differences import Finding, findings
+from attn_conformance.reproducer.planning import Plan, plans
 from attn_conformance.reproducer.proof import Execute, execute_in_subprocess, proved
 from attn_conformance.reproducer.recording import recording
-from attn_conformance.reproducer.script import MOST_LINES, Plan, Subjects, plans, script
+from attn_conformance.reproducer.script import MOST_LINES, Subjects, written
 from attn_conformance.reproducer.simpler import VARIANTS
 from attn_conformance.reproducer.substitute import again, reference_for, replay, simplified
 from attn_conformance.subject import Subject
@@ -69,7 +70,8 @@ def _drafts(
 ) -> Iterator[str]:
     """Scripts for what the recording of a case shows; why there are none is added to reasons."""
     requirement = load_requirements()[check.requirement]
-    noted, log = recording(subject.open() if deadly is None else reference_for(subject))
+    played = subject if deadly is None else reference_for(subject)
+    noted, log = recording(played.open())
     try:
         check.function(noted, case)
     except NotAsked as reason:
@@ -81,15 +83,15 @@ def _drafts(
         if deadly is None:
             reasons.append("played again, the case did not fail")
             return
-    if deadly is not None:
-        yield from _texts(Subjects(requirement, subject, case, log, deadly), [Finding("deadly", 0)], reasons)
-        return
     for variant in VARIANTS:
-        other = simplified(log, subject, variant) if variant != VARIANTS[-1] else log
-        found = findings(other, replay(other, subject), failed, subject, requirement)
+        other = simplified(log, played, variant) if variant != VARIANTS[-1] else log
+        if deadly is None:
+            found = findings(other, replay(other, subject), failed, subject, requirement)
+        else:
+            found = [Finding("deadly", len(other.events) - 1)]
         if not found:
             reasons.append("no call by itself gives anything else than the reference does")
-        yield from _texts(Subjects(requirement, subject, case, other), found[:FINDINGS], reasons)
+        yield from _texts(Subjects(requirement, subject, case, other, deadly), found[:FINDINGS], reasons)
 
 
 def _texts(about: Subjects, found: list[Finding], reasons: list[str]) -> Iterator[str]:
@@ -99,7 +101,7 @@ def _texts(about: Subjects, found: list[Finding], reasons: list[str]) -> Iterato
             # Of a target that is not the same twice, nothing can be told beforehand.
             possible = [plan for plan in possible if _promises(about, finding, plan)] or possible
         for plan in possible:
-            text = script(about, finding, plan)
+            text = written(about, finding, plan)
             if text is not None:
                 yield text
             else:

@@ -51,8 +51,9 @@ class Finding:
 
     kind: value (an element), nan (it is no NaN where it must be one), raised (in place of a result), accepted (in
     place of an exception), wrong-exception, message, odd (no array), shape, dtype, changed (an argument), cache (of a
-    rejected call), random (a global generator was used), attribute (of CTOR-4), length, repeat (differs from an equal call), deadly. event: its number. index, expected,
-    limit: of an element. name: of the result, the argument or the parameter. other: the number of the equal event.
+    rejected call), random (a global generator was used), attribute (of CTOR-4), length, repeat (differs from an equal
+    call), deadly. event: its number. index, expected, limit: of an element. name: of the result, the exception, the
+    generator or the parameter. other: the number of the equal event.
     """
 
     kind: str

@@ -21,7 +21,7 @@ def importing(target: str, alias: str, *, made_by: type | None = None) -> list[s
     lines = []
     if head.endswith(".py"):
         path = Path(head)
-        lines, head = [f"sys.path.insert(0, {str(path.parent)!r})"], path.stem
+        lines, head = [f'sys.path.insert(0, "{path.parent}")'], path.stem
     elif _lies_here(head):
         lines = ['sys.path.insert(0, ".")']
     if not all(part.isidentifier() for part in head.split(".")):

@@ -82,13 +82,12 @@ def _candidates(array: Array) -> Iterator[str]:
         if size > 1 and np.broadcast_to(first, array.shape).tobytes() == array.tobytes():
             yield f"{expression(first)}.repeat({size}, axis={axis})"
             break
-    if array.dtype == np.bool_ and shape.count("1") and array.shape[-1] == array.size:
-        steps = int((~flat).sum()), int(flat.sum())
-        whole = f"np.arange({flat.size})"
-        for text, like in ((f"{whole} >= {steps[0]}", flat.size - steps[1]), (f"{whole} < {steps[1]}", None)):
-            index = np.arange(flat.size)
-            if np.array_equal(flat, index >= steps[0] if like is not None else index < steps[1]):
-                yield f"({text}).reshape{_called(shape)}"
+    if array.dtype == np.bool_ and array.shape[-1] == array.size:
+        count, place = int(flat.sum()), np.arange(flat.size)
+        if np.array_equal(flat, place < count):
+            yield f"(np.arange({flat.size}) < {count}).reshape{_called(shape)}"
+        if np.array_equal(flat, place >= flat.size - count):
+            yield f"(np.arange({flat.size}) >= {flat.size - count}).reshape{_called(shape)}"
     yield from _numbers(array, shape, dtype)
 
 
@@ -117,7 +116,11 @@ def _numbers(array: Array, shape: str, dtype: str) -> Iterator[str]:
         if dtype == "bool" and array.size > SHORT:
             flat = ["1" if value == "True" else "0" for value in flat]
         nested = _nested(iter(flat), array.shape)
-        cast = "" if (dtype == "bool" and "e" in nested) or (dtype == "float" and "." in nested) else f", {dtype}"
+        cast = (
+            ""
+            if (dtype == "bool" and "e" in nested) or (dtype == "float" and "." in nested)
+            else f", {dtype}"
+        )
         if len(nested) <= NESTED:
             yield f"np.array({nested}{cast})"
     lines = textwrap.wrap(", ".join(flat), WIDTH - 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,14 @@ def judged(log: Log, subject: Subject, number: int, name: str) -> Comparison | N
 def _arrays(log: Log, event: Event) -> dict[str, Any]:
     """The arguments of an event as they were handed over, read from the log of what was."""
     return {
-        name: event.seen.get(value.number, log.arrays[value.number].first) if isinstance(value, Ref) else value
+        name: event.seen.get(value.number, log.arrays[value.number].first)
+        if isinstance(value, Ref)
+        else value
         for name, value in event.given.items()
     }
 
 
-def _of_kernel(
-    log: Log, subject: KernelSubject, event: Event, got: Array, name: str
-) -> Comparison | None:
+def _of_kernel(log: Log, subject: KernelSubject, event: Event, got: Array, name: str) -> Comparison | None:
     convention, given = subject.convention, _arrays(log, event)
     roles = {native: role for role, native in convention.names.items()}
     named = {roles[native]: value for native, value in given.items() if native in roles}
@@ -120,15 +121,14 @@ def _source(log: Log, number: int) -> tuple[int, Array]:
             if "xa" in given:
                 held.setdefault(of, given["xa"])
             else:
-                old = held.get(of, given["x"][:, :0])
-                held[of] = np.concatenate([old, given["x"]], axis=1)
+                x: Array = given["x"]
+                held[of] = np.concatenate([held[of], x], axis=1) if of in held else x
     of = log.events[number].of
     return handles[of], held[of]
 
 
 def _moved(found: Comparison, index: Any) -> Comparison:
     """The comparison with the indices of its elements in the result's own shape."""
-    from dataclasses import replace
 
     def moved(element: Any) -> Any:
         return None if element is None else replace(element, index=index(element.index))

@@ -29,10 +29,9 @@ GUARD = (
 
 
 def execute_in_subprocess(text: str, argv: list[str], seconds: float = LIMIT) -> int:
-    """Run a script in a fresh interpreter, in the working directory, from which it can import; output is dropped."""
-    here = str(Path.cwd())
-    known = os.environ.get("PYTHONPATH", "")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, known] if known else [here])}
+    """Run a script in a fresh interpreter that imports from where this one does, and from the working directory."""
+    places = [Path.cwd(), *(Path(place).absolute() for place in sys.path if place)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "script.py")
         path.write_text(text, encoding="utf-8")

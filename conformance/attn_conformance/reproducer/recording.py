@@ -67,7 +67,10 @@ class Outcome:
             held = [[a.tobytes() for a in arrays or []] for arrays in (outcome.before, outcome.after)]
             return results, type(outcome.error), str(outcome.error), outcome.odd, held, outcome.length
 
-        return shown(self) != shown(other) or (len(self.changed), self.drew) != (len(other.changed), other.drew)
+        return shown(self) != shown(other) or (len(self.changed), self.drew) != (
+            len(other.changed),
+            other.drew,
+        )
 
 
 @dataclass(eq=False)
@@ -128,7 +131,9 @@ class Log:
 
         makes: the list that what came back joins, where it is no array. cache: what shows the cache at hand.
         """
-        self.events += [Event("write", ref.number, {"values": self.arrays[ref.number].now}) for ref in self._changes()]
+        self.events += [
+            Event("write", ref.number, {"values": self.arrays[ref.number].now}) for ref in self._changes()
+        ]
         refs = {name: self._noted(name, value) for name, value in given.items() if value is not None}
         seen = {n: held.now for n, held in enumerate(self.arrays) if held.now is not held.first}
         event = Event(act, of, refs, mode=self._mode(), seen=seen)
@@ -322,9 +327,9 @@ class RecordingSession:
         )
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self.inner, name)
-        if name == "length" and found is not None:
-            return self.log.call("length", self.number, {}, lambda: found)
+        found: Any = getattr(self.inner, name)
+        if name == "length":
+            return None if found is None else self.log.call("length", self.number, {}, lambda: found)
         if name in ("reorder", "truncate"):
             return lambda by: self.log.call(name, self.number, {"by": by}, lambda: found(by), makes=[])
         if name == "fork":

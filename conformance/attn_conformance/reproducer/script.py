@@ -15,8 +15,9 @@ from attn_conformance.cases import Case
 from attn_conformance.faults import FAULTS
 from attn_conformance.reproducer.differences import NAMES, Finding
 from attn_conformance.reproducer.literals import expression
+from attn_conformance.reproducer.planning import Plan
 from attn_conformance.reproducer.recording import Event, Log, Ref
-from attn_conformance.reproducer.spelling import AdapterSpelling, DropInSpelling, KernelSpelling, spelling
+from attn_conformance.reproducer.spelling import AdapterSpelling, DropInSpelling, spelling
 from attn_conformance.reproducer.views import viewed
 from attn_conformance.subject import Subject
 from attn_reference.requirements import Requirement
@@ -30,125 +31,6 @@ MOST_LINES = 39
 ROLLED = r"np\.roll\((?P<eye>np\.eye\([^)]*\)), (?P<by>\d+), axis=1\)"
 """An expression of `literals` for a matrix that moves every feature by some places."""
 
-SESSIONS = ("step", "reorder", "truncate", "fork", "length")
-"""Acts of sessions."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which events a script has, by number, and what of them it may leave out.
-
-    views: whether arrays have the strides that they were handed over with. weights: whether parameters are loaded.
-    """
-
-    events: tuple[int, ...]
-    views: bool
-    weights: bool
-
-
-def plans(log: Log, finding: Finding) -> list[Plan]:
-    """Ways to show a finding, from the least that may suffice to all that came before it."""
-    last = finding.event
-    if finding.kind == "deadly":
-        choices = [[n for n, event in enumerate(log.events) if event.act != "length"]]
-    else:
-        ends = [last] if finding.kind != "repeat" else [finding.other, last]
-        event = log.events[last]
-        before = [n for n in range(last) if log.events[n].act not in ("length", "parameters")]
-        caches = _sharing(log, event.of) if event.act in SESSIONS else set()
-        handle = _handle(log, event)
-        on_caches = [n for n in before if log.events[n].act in SESSIONS and log.events[n].of in caches]
-        on_handle = [n for n in before if handle is not None and _handle(log, log.events[n]) == handle]
-        instance = _instance(log, event)
-        on_instance = [n for n in before if _instance(log, log.events[n]) == instance]
-        choices = [[*more, *ends] for more in ([], on_caches, on_handle, on_instance)]
-    whole = []
-    for chosen in choices:
-        events = tuple(sorted(_with_needs(log, chosen)))
-        if events not in whole:
-            whole.append(events)
-    strided = any(held.layout != "contiguous" for held in log.arrays)
-    # Without its parameters a module shows what is not about numbers.
-    numbers = finding.kind in ("value", "nan", "repeat", "deadly") or log.events[last].act == "parameters"
-    loads = not numbers or log.events[last].act == "attention"
-    loads = loads and any(log.events[n].act == "build" for n in whole[0])
-    return [
-        Plan(events, views, weights)
-        for events in whole
-        for views in ((False, True) if strided else (False,))
-        for weights in ((False, True) if loads else (True,))
-    ]
-
-
-def _maker(log: Log, made: int, *acts: str) -> int:
-    return next(n for n, event in enumerate(log.events) if event.act in acts and event.made == made)
-
-
-def _needs(log: Log, number: int) -> Iterable[int]:
-    """The events that made what an event is about."""
-    event = log.events[number]
-    if event.act in SESSIONS:
-        yield _maker(log, event.of, "open", "fork")
-    elif event.act in ("forward", "attention", "load", "parameters", "open", "copy"):
-        yield _maker(log, event.of, "build", "copy")
-    if event.act == "open" and event.given.get("cache") is not None:
-        yield _maker(log, event.given["cache"], "open", "fork")
-
-
-def _with_needs(log: Log, chosen: Sequence[int]) -> set[int]:
-    found, todo = set(), list(chosen)
-    while todo:
-        number = todo.pop()
-        if number not in found:
-            found.add(number)
-            todo += _needs(log, number)
-    used = {ref.number for number in found for ref in _refs(log.events[number].given)}
-    last = max(found)
-    writes = {n for n, e in enumerate(log.events[:last]) if e.act == "write" and e.of in used}
-    return found | writes
-
-
-def _refs(value: Any) -> Iterable[Ref]:
-    if isinstance(value, Ref):
-        yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _refs(part)
-
-
-def _handle(log: Log, event: Event) -> int | None:
-    """The number of the handle that an event is about."""
-    if event.act in SESSIONS:
-        return _handle(log, log.events[_maker(log, event.of, "open", "fork")])
-    return event.of if event.act not in ("call", "build", "write") else event.made
-
-
-def _instance(log: Log, event: Event) -> int | None:
-    """The number of the instance of the implementation that an event is about."""
-    if event.act in ("call", "build"):
-        return event.of
-    if event.act == "copy":
-        return _instance(log, log.events[_maker(log, event.of, "build", "copy")])
-    handle = _handle(log, event)
-    if handle is None or event.act == "write":
-        return None
-    return _instance(log, log.events[_maker(log, handle, "build", "copy")])
-
-
-def _sharing(log: Log, session: int) -> set[int]:
-    """The sessions on one cache, and those whose caches it was forked from or into."""
-    links = [
-        {event.made, event.of if event.act == "fork" else event.given.get("cache")}
-        for event in log.events
-        if event.act == "fork" or (event.act == "open" and event.given.get("cache") is not None)
-    ]
-    found: set[Any] = {session}
-    for _ in links:
-        for link in links:
-            if link & found:
-                found |= link
-    return found
-
 
 @dataclass(frozen=True)
 class Subjects:
@@ -161,7 +43,7 @@ class Subjects:
     deadly: str | None = None
 
 
-def script(about: Subjects, finding: Finding, plan: Plan) -> str | None:
+def written(about: Subjects, finding: Finding, plan: Plan) -> str | None:
     """The text of a script; None where it cannot be said in fewer than 40 lines."""
     text = _Writer(about, finding, plan).text()
     return text if text.count("\n") <= MOST_LINES else None
@@ -177,7 +59,8 @@ class _Writer:
         self.log = about.log
         self.id = about.requirement.id
         self.events = [self.log.events[n] for n in plan.events]
-        self.words = spelling(about.subject, self.log, self.events)
+        loads = plan.weights and finding.kind != "random"
+        self.words = spelling(about.subject, self.log, self.events, loads=loads)
         self.names: dict[Any, str] = {}
         self.taken: set[str] = set()
         self.body: list[str] = []
@@ -185,6 +68,12 @@ class _Writer:
 
     def text(self) -> str:
         """The whole script."""
+        if self.about.deadly == "hang":
+            self.body.append(
+                "faulthandler.dump_traceback_later(30, exit=True)  # one of these calls never ends"
+            )
+        elif self.about.deadly == "crash":
+            self.body.append("# One of these calls ends the process.")
         for number, event in zip(self.plan.events, self.events, strict=True):
             if number == self.finding.event and self.finding.kind != "deadly":
                 self._verdict(event)
@@ -194,10 +83,9 @@ class _Writer:
                 self._event(event)
         reference, target = self.words.reference(), self.words.target()
         if self.words.native:
-            reference = [*reference, "", "array = np.asarray"]
+            reference = [*reference, "array = np.asarray"]
         branches = ['if sys.argv[1:] == ["reference"]:', *_indented(reference), "else:", *_indented(target)]
-        last = branches[-1].startswith(" " * 8)
-        code = [*branches, "", *([""] if last else []), *self.body]
+        code = [*branches, "", *self.body]
         return "\n".join([*self._header(), *self._imports("\n".join(code)), *code, ""])
 
     def _header(self) -> list[str]:
@@ -206,8 +94,9 @@ class _Writer:
         head = textwrap.wrap(sentence, WIDTH - 6)
         head = [f'"""{head[0]}', *head[1:]]
         head = [*head, '"""'] if len(head) > 1 else [head[0] + '"""']
-        versions = ", ".join(_versions("attn-conformance", about.subject.border.name))
-        note = f"Found by {versions} in the case {about.case.describe()}"
+        packages = dict.fromkeys(["attn-conformance", about.subject.border.name])
+        versions = ", ".join(_versions(*packages))
+        note = f"{versions}: {about.case.describe()}"
         return [*head, "", *textwrap.wrap(note, WIDTH, initial_indent="# ", subsequent_indent="# ")]
 
     def _imports(self, code: str) -> list[str]:
@@ -254,8 +143,10 @@ class _Writer:
         return name
 
     def _define(self, name: str, value: str, indent: str = "", end: str = "") -> None:
-        self.body += [indent + line for line in f"{name}{value}{end}".split("\n")] if end else (
-            f"{name} = {value}".split("\n")
+        self.body += (
+            [indent + line for line in f"{name}{value}{end}".split("\n")]
+            if end
+            else (f"{name} = {value}".split("\n"))
         )
 
     def _weights(self, params: dict[str, Ref]) -> str:
@@ -273,7 +164,9 @@ class _Writer:
 
     def _define_weights(self, name: str, arrays: dict[str, Any]) -> None:
         texts = {parameter: expression(array) for parameter, array in arrays.items()}
-        rolls = [re.fullmatch(ROLLED, text) for parameter, text in texts.items() if parameter.endswith("weight")]
+        rolls = [
+            re.fullmatch(ROLLED, text) for parameter, text in texts.items() if parameter.endswith("weight")
+        ]
         biases = {text for parameter, text in texts.items() if parameter.endswith(".bias")}
         if all(rolls) and len(biases) == 1:
             first = rolls[0]
@@ -348,7 +241,7 @@ class _Writer:
     def _value(self, event: Event, call: str) -> None:
         name, finding = self._result(event, call), self.finding
         at = f"{name}[{', '.join(map(str, finding.index))}]"
-        what = f'parameter {finding.name}{at.removeprefix("y")}' if event.act == "parameters" else at
+        what = f"parameter {finding.name}{at.removeprefix('y')}" if event.act == "parameters" else at
         self.body.append(f"got = float({at})")
         if not np.isfinite(finding.expected):
             expected = number_text(finding.expected, 0)
@@ -385,7 +278,13 @@ class _Writer:
         self.body.append(self._exit(f"{what} accepted; expected {wanted}"))
 
     def _wrong_exception(self, event: Event, call: str) -> None:
-        self.body += ["try:", f"    {call}", "except ValueError:", "    pass", f"except {_kind(event)} as error:"]
+        self.body += [
+            "try:",
+            f"    {call}",
+            "except ValueError:",
+            "    pass",
+            f"except {_kind(event)} as error:",
+        ]
         self.body.append("    " + self._exit("{error!r}; expected ValueError"))
 
     def _message(self, event: Event, call: str) -> None:
@@ -442,7 +341,7 @@ class _Writer:
         state = {
             "random": "random.getstate()",
             "numpy": "pickle.dumps(np.random.get_state())",
-            "torch": 'sys.modules["torch"].get_rng_state().tolist() if "torch" in sys.modules else None',
+            "torch": '"torch" in sys.modules and sys.modules["torch"].get_rng_state().tolist()',
         }[self.finding.name]
         if self.finding.name != "torch":
             seed = {"random": "random.seed(1)", "numpy": "np.random.seed(1)"}[self.finding.name]
@@ -451,7 +350,9 @@ class _Writer:
         self.body += self._whatever_it_raises(event, [call])
         self.body.append(f"after = {state}")
         self.body.append("if after != before:")
-        self.body.append("    " + self._exit(f"the call drew from the global generator of {self.finding.name}"))
+        self.body.append(
+            "    " + self._exit(f"the call drew from the global generator of {self.finding.name}")
+        )
 
     def _attribute(self, event: Event, call: str) -> None:
         self.body.append(f"module = {call}")

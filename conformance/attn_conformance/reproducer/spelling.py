@@ -18,9 +18,13 @@ Spell = Callable[[Any], str]
 
 
 class Spelling(ABC):
-    """The words for one kind of subject. events: those that the script has; reference, target: lines of its branches."""
+    """The words for one kind of subject.
 
-    def __init__(self, subject: Subject, log: Log, events: Sequence[Event]) -> None:
+    events: those that the script has. loads: whether nothing random is left in it, since parameters are loaded.
+    """
+
+    def __init__(self, subject: Subject, log: Log, events: Sequence[Event], loads: bool) -> None:
+        self.loads = loads
         self.subject = subject
         self.log = log
         self.events = events
@@ -46,21 +50,31 @@ class Spelling(ABC):
         """Whether arrays have to be made into the framework's own."""
         return self.subject.border.name != "numpy"
 
+    def imported(self, alias: str, made_by: type | None = None) -> list[str]:
+        """Lines that import the framework and, as `alias`, the target, and that set the framework up."""
+        lines = importing(self.subject.target, alias, made_by=made_by)
+        name = self.subject.border.name
+        if name == "numpy":
+            return lines
+        first = [line for line in lines if line.startswith("sys.path")]
+        setup = self.framework() if name == "torch" else ["array = jax.numpy.asarray"]
+        return [*first, f"import {name}", *lines[len(first) :], "", *setup]
+
     def framework(self) -> list[str]:
-        """How arrays become the framework's, and under which mode it runs."""
-        name, device = self.subject.border.name, self.subject.device
-        if name == "jax":
-            return ["import jax", "", "array = jax.numpy.asarray"]
-        if name != "torch":
-            return []
+        """How arrays become PyTorch's, and under which mode it runs."""
+        device = self.subject.device
         modes = {event.mode for event in self.events} - {"off"}
         mode = modes.pop() if modes else "off"
-        grads = {"off": ["torch.set_grad_enabled(False)"], "inference": ["torch.inference_mode().__enter__()"]}
+        grads = {
+            "off": ["torch.set_grad_enabled(False)"],
+            "inference": ["torch.inference_mode().__enter__()"],
+        }
         half = any(held.first.dtype.name == "bfloat16" for held in self.log.arrays)
-        settings = ["torch.manual_seed(1)", *grads.get(mode, [])]
+        seed = [] if self.loads else ["torch.manual_seed(1)"]
+        settings = [*seed, *grads.get(mode, [])]
         if not half and mode != "on" and device == "cpu":
-            return ["import torch", "", "array = torch.from_numpy", *settings]
-        lines = ["import torch", "", *settings, "", "def array(values):"]
+            return ["array = torch.from_numpy", *settings]
+        lines = [*settings, *([""] if settings else []), "def array(values):"]
         if half:
             lines += [
                 '    if values.dtype == "bfloat16":',
@@ -89,13 +103,13 @@ def _in_order(event: Event, spell: Spell) -> str:
     return ", ".join(spell(event.given.get(name)) for name in ("x", "xa", "mask")[: last + 1])
 
 
-def spelling(subject: Subject, log: Log, events: Sequence[Event]) -> Spelling:
+def spelling(subject: Subject, log: Log, events: Sequence[Event], *, loads: bool) -> Spelling:
     """That of a subject's kind."""
     if isinstance(subject, KernelSubject):
-        return KernelSpelling(subject, log, events)
+        return KernelSpelling(subject, log, events, loads)
     assert isinstance(subject, ModuleSubject)
     drop_in = isinstance(subject.implementation, DropIn)
-    return (DropInSpelling if drop_in else AdapterSpelling)(subject, log, events)
+    return (DropInSpelling if drop_in else AdapterSpelling)(subject, log, events, loads)
 
 
 class KernelSpelling(Spelling):
@@ -117,7 +131,11 @@ class KernelSpelling(Spelling):
         parameters = [f"{name}={defaults.get(roles[name], 'None')}" for name in sorted(used)]
         by_role = {roles[name]: name for name in used}
         mask = "bias" if "bias" in by_role and "mask" not in by_role else "mask"
-        order = {"mask": by_role.get(mask), "is_causal": by_role.get("is_causal"), "scale": by_role.get("scale")}
+        order = {
+            "mask": by_role.get(mask),
+            "is_causal": by_role.get("is_causal"),
+            "scale": by_role.get("scale"),
+        }
         handed = ", ".join(["q", "k", "v", *(f"{role}={name}" for role, name in order.items() if name)])
         lines = [f"def attention({', '.join(['q', 'k', 'v', *parameters])}):"]
         if corner:
@@ -138,9 +156,7 @@ class KernelSpelling(Spelling):
 
     def target(self) -> list[str]:
         """The function itself."""
-        framework = self.framework()
-        lines = importing(self.subject.target, "attention")
-        return [*framework[:1], *lines, *framework[1:]] if framework else lines
+        return self.imported("attention")
 
     def call(self, event: Event, spell: Spell) -> str:
         """A call of the function."""
@@ -173,17 +189,12 @@ class DropInSpelling(ModuleSpelling):
 
     def reference(self) -> list[str]:
         """The reference's class."""
-        lines = ["from attn_reference import MultiHeadAttention"]
-        if self.hooks:
-            lines += ["", "def step(module, cache, *args, **options):"]
-            lines += ["    return module(*args, **options, kv_cache=cache)"]
-        return lines
+        return ["from attn_reference import MultiHeadAttention"]
 
     def target(self) -> list[str]:
-        """The class; of PyTorch in evaluation mode and in the dtype at hand."""
-        framework = self.framework()
+        """The class; of PyTorch in evaluation mode and in the dtype at hand, under hooks where these are needed."""
         if self.subject.border.name != "torch":
-            return [*framework, *importing(self.subject.target, "MultiHeadAttention")]
+            return self.imported("MultiHeadAttention")
         kinds = {
             self.log.arrays[ref.number].first.dtype.name
             for event in self.events
@@ -191,10 +202,19 @@ class DropInSpelling(ModuleSpelling):
         }
         cast = f".to(torch.{kinds.pop()})" if len(kinds) == 1 and kinds != {"float32"} else ""
         device = "" if self.subject.device == "cpu" else f'.to("{self.subject.device}")'
-        lines = [*framework[:1], *importing(self.subject.target, "Module"), *framework[1:]]
-        lines += ["", "def MultiHeadAttention(*args, **options):"]
-        lines += [f"    return Module(*args, **options){cast}{device}.eval()"]
-        return lines + (HOOKS if self.hooks else [])
+        made = [
+            "",
+            "def MultiHeadAttention(*args, **options):",
+            f"    return Module(*args, **options){cast}{device}.eval()",
+        ]
+        if not self.hooks:
+            return [*self.imported("Module"), *made]
+        if not cast and not device:
+            return [
+                *self.imported("Module"),
+                *(line.replace("Hooked", "MultiHeadAttention") for line in HOOKS),
+            ]
+        return [*self.imported("Module"), *HOOKS, *(line.replace("Module", "Hooked") for line in made)]
 
     def call(self, event: Event, spell: Spell) -> str:
         """A call of the class, of a module, or of one of its methods."""
@@ -208,15 +228,13 @@ class DropInSpelling(ModuleSpelling):
             return f"{module}.qkv_attention({given(event, spell, *event.given)})"
         if event.act == "load":
             known = self.log.handles[event.of].state_dict()
-            more = any(name not in event.given["params"] for name in known)
+            more = self.subject.key_bias or any(name not in event.given["params"] for name in known)
             weights = self.weights(event, spell)
             return f"{module}.load_state_dict({f'{module}.state_dict() | ' if more else ''}{weights})"
         if event.act == "parameters":
             return f"{module}.state_dict()"
         module, cache = self.module(self._opener(event.of)), self.cache(event.of)
         if event.act == "step":
-            if self.hooks:
-                return f"step({module}, {cache}, {given(event, spell, 'x')})"
             return f"{module}({given(event, spell, 'x')}, kv_cache={cache})"
         assert event.act == "length"
         return f"{cache}[{module}.key].shape[1]"
@@ -268,19 +286,21 @@ class DropInSpelling(ModuleSpelling):
 
 HOOKS = [
     "",
-    "def step(module, cache, *args, **options):",
-    "    def append(part, _, output):",
-    "        cache[part] = torch.cat([cache[part], output], 1) if part in cache else output",
-    "        return cache[part]",
-    "",
-    "    hooks = [part.register_forward_hook(append) for part in (module.key, module.value)]",
-    "    try:",
-    "        return module(*args, **options, kv_cache=cache)",
-    "    finally:",
-    "        for hook in hooks:",
-    "            hook.remove()",
+    "class Hooked(Module):",
+    "    def __call__(self, *args, kv_cache, **options):",
+    "        def append(part, _, output):",
+    "            kv_cache[part] = torch.cat([kv_cache.get(part, output[:, :0]), output], 1)",
+    "            return kv_cache[part]",
+    "        with self.key.register_forward_hook(append), self.value.register_forward_hook(append):",
+    "            return super().__call__(*args, kv_cache=kv_cache, **options)",
 ]
-"""A step under hooks that keep the cache, as in `sessions.HookSession`."""
+"""Calls under hooks that keep the cache, as in `sessions.HookSession`."""
+
+UNCACHED = {
+    HOOKS[2]: "    def __call__(self, *args, kv_cache=None, **options):",
+    HOOKS[3]: "        kv_cache = {} if kv_cache is None else kv_cache\n        def append(part, _, output):",
+}
+"""Lines of it that read otherwise where calls without a cache come too."""
 
 
 class AdapterSpelling(ModuleSpelling):
@@ -298,9 +318,7 @@ class AdapterSpelling(ModuleSpelling):
 
     def target(self) -> list[str]:
         """The object."""
-        framework = self.framework()
-        lines = importing(self.subject.target, "target", made_by=type(self.subject.implementation))
-        return [*framework[:1], *lines, *framework[1:]] if framework else lines
+        return self.imported("target", made_by=type(self.subject.implementation))
 
     def call(self, event: Event, spell: Spell) -> str:
         """A call of the object, or of one of its sessions."""
@@ -339,7 +357,11 @@ class AdapterSpelling(ModuleSpelling):
         """What the cache at hand shows, as an expression."""
         cache = f"{self._session(event.of)}.cache"
         kind = self.log.sessions[event.of].cache
-        values = f"{cache}.values()" if hasattr(kind, "values") else f"getattr({cache}, 'values', lambda: {cache})()"
+        values = (
+            f"{cache}.values()"
+            if hasattr(kind, "values")
+            else f"getattr({cache}, 'values', lambda: {cache})()"
+        )
         return f"[entry.tolist() for entry in {values}]"
 
     def _session(self, number: int) -> str:

@@ -94,12 +94,16 @@ class _Player:
         modes = {event.mode for event in log.events}
         self.natives = [
             subject.border.asarray(
-                arranged(array, held.layout if views else "contiguous"), subject.device, requires_grad=modes == {"on"}
+                arranged(array, held.layout if views else "contiguous"),
+                subject.device,
+                requires_grad=modes == {"on"},
             )
             for array, held in zip(arrays, log.arrays, strict=True)
         ]
         first: Any = (
-            subject.function if isinstance(subject, KernelSubject) else getattr(subject, "implementation", None)
+            subject.function
+            if isinstance(subject, KernelSubject)
+            else getattr(subject, "implementation", None)
         )
         self.instances = {0: first}
         self.handles: dict[int, Any] = {}
