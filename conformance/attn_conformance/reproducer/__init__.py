@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attn_conformance.cases import Case
-from attn_conformance.judge import Failed, NotAsked
+from attn_conformance.judge import Failed
 from attn_conformance.registry import Check
 from attn_conformance.reproducer.differences import Finding, findings
 from attn_conformance.reproducer.planning import Plan, plans
@@ -57,7 +57,7 @@ def reproducer(
         return Reproducer(None, BESIDE[group])
     reasons: list[str] = []
     drafts = list(_drafts(check, subject, case, failed, deadly, reasons))
-    for draft in sorted(dict.fromkeys(drafts), key=lambda text: (len(text), text))[:MOST_TRIED]:
+    for draft in sorted(dict.fromkeys(drafts), key=len)[:MOST_TRIED]:
         if proved(draft, execute, deadly=deadly):
             return Reproducer(draft, None)
     if drafts:
@@ -74,24 +74,28 @@ def _drafts(
     noted, log = recording(played.open())
     try:
         check.function(noted, case)
-    except NotAsked as reason:
-        reasons.append(f"played again, the case asks nothing: {reason}")
-        return
     except Failed as again:
         failed = again
+    except Exception as error:
+        reasons.append(f"the case could not be played again: {type(error).__name__}: {error}")
+        return
     else:
         if deadly is None:
             reasons.append("played again, the case did not fail")
             return
     for variant in VARIANTS:
-        other = simplified(log, played, variant) if variant != VARIANTS[-1] else log
-        if deadly is None:
-            found = findings(other, replay(other, subject), failed, subject, requirement)
-        else:
-            found = [Finding("deadly", len(other.events) - 1)]
-        if not found:
-            reasons.append("no call by itself gives anything else than the reference does")
-        yield from _texts(Subjects(requirement, subject, case, other, deadly), found[:FINDINGS], reasons)
+        try:
+            other = simplified(log, played, variant) if variant != VARIANTS[-1] else log
+            if deadly is None:
+                found = findings(other, replay(other, subject), failed, subject, requirement)
+            else:
+                found = [Finding("deadly", len(other.events) - 1)]
+            if not found:
+                reasons.append("no call by itself gives anything else than the reference does")
+            about = Subjects(requirement, subject, case, other, deadly)
+            yield from _texts(about, found[:FINDINGS], reasons)
+        except Exception as error:  # a script is an extra: a failure is told without it
+            reasons.append(f"it could not be written: {type(error).__name__}: {error}")
 
 
 def _texts(about: Subjects, found: list[Finding], reasons: list[str]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,11 @@ TOLD = (
 NUMBERS = {"value", "nan", "repeat"}
 """Kinds of findings where a message tells of none of these."""
 
-APART = 0.01
-"""How far equal calls are apart that are said to differ."""
+SAME_CALL = "the same call gave another result"
+"""What a message says where two calls are to be compared, and not one of them with its answer."""
+
+TINY = 1e-30
+"""Bounds of numbers that are 0 but for rounding."""
 
 NAMES = ("n_head", "causal", "query", "key", "value", "out")
 """The attributes of CTOR-4."""
@@ -77,7 +80,9 @@ def findings(
         kinds = next((kinds for told, kinds in TOLD if re.search(told, failed.message)), NUMBERS)
     found = [*_plain(log, theirs, requirement)]
     if kinds & NUMBERS:
-        found += [*_values(log, theirs, subject), *_repeats(log, theirs)]
+        found += _values(log, theirs, subject)
+    if SAME_CALL in failed.message:
+        found = list(_repeats(log, found)) or found
     return [finding for finding in found if finding.kind in kinds]
 
 
@@ -137,37 +142,36 @@ def _differ(before: list[Array] | None, after: list[Array] | None) -> bool:
 
 
 def _values(log: Log, theirs: list[Outcome | None], subject: Subject) -> Iterator[Finding]:
-    """The worst element of each result that is out of bound."""
+    """Of each result an element that is out of bound."""
     for number, event, mine, other in _pairs(log, theirs):
         for name, array in mine.results.items():
             right = other.results.get(name)
             if event.act == "parameters" or right is None or right.shape != array.shape or not array.size:
                 continue
             comparison = judged(log, subject, number, name)
-            if comparison is None or comparison.worst is None:
+            if comparison is None or comparison.worst is None or comparison.first is None:
                 continue
-            worst = comparison.worst
-            if np.isnan(worst.expected):
-                yield Finding("nan", number, worst.index, name=name)
+            # The largest ratio may be that of a tiny number with a tiny bound, which tells people little.
+            wrong = max(
+                comparison.worst, comparison.first, key=lambda e: (e.limit > TINY, abs(e.got - e.expected))
+            )
+            if np.isnan(wrong.expected):
+                yield Finding("nan", number, wrong.index, name=name)
             else:
-                yield Finding("value", number, worst.index, worst.expected, worst.limit, name)
+                yield Finding("value", number, wrong.index, wrong.expected, wrong.limit, name)
 
 
-def _repeats(log: Log, theirs: list[Outcome | None]) -> Iterator[Finding]:
-    """Equal calls whose results differ by far more than roundings."""
-    calls = [(number, event) for number, event, _, _ in _pairs(log, theirs) if event.outcome.results]
-    for place, (number, event) in enumerate(calls):
-        for earlier, other in calls[:place]:
-            if _key(log, event) != _key(log, other):
+def _repeats(log: Log, values: list[Finding]) -> Iterator[Finding]:
+    """Wrong elements that an equal call before had otherwise: both lie within the limit of one truth, or should."""
+    for value in values:
+        event = log.events[value.event]
+        for number, other in enumerate(log.events[: value.event]):
+            was = other.outcome.results.get(value.name)
+            if was is None or _key(log, event) != _key(log, other) or value.kind != "value":
                 continue
-            for name, array in event.outcome.results.items():
-                was = other.outcome.results.get(name)
-                if was is None or was.shape != array.shape:
-                    continue
-                with np.errstate(invalid="ignore"):
-                    apart = np.abs(array.astype(np.float64) - was.astype(np.float64))
-                if not np.all(apart <= APART):
-                    yield Finding("repeat", number, limit=APART, name=name, other=earlier)
+            now, before = (float(array[value.index]) for array in (event.outcome.results[value.name], was))
+            if not abs(now - before) <= 2 * value.limit:
+                yield replace(value, kind="repeat", limit=2 * value.limit, other=number)
 
 
 def _key(log: Log, event: Event) -> Any:

@@ -53,7 +53,11 @@ def number(value: Any) -> str:
 
 def expression(array: Array) -> str:
     """An expression whose value has the dtype, shape and elements of `array`, C-contiguous; it may have lines."""
-    return min(_candidates(array), key=lambda text: (text.count("\n"), len(text)))
+
+    def length(text: str) -> tuple[bool, int, int]:
+        return max(map(len, text.split("\n"))) > WIDTH, text.count("\n"), len(text)
+
+    return min(_candidates(array), key=length)
 
 
 def _candidates(array: Array) -> Iterator[str]:
@@ -76,7 +80,8 @@ def _candidates(array: Array) -> Iterator[str]:
         if np.array_equal(pattern(start, flat.size, divisor).astype(array.dtype), flat):
             steps = f"np.arange({start}, {start + flat.size})" if start else f"np.arange({flat.size})"
             cast = "" if dtype == "float" else f".astype({dtype})"
-            yield f"(({steps} * 3 % {PERIOD} - {PERIOD // 2}) / {divisor}).reshape{_called(shape)}{cast}"
+            reshape = f".reshape{shape}" if array.ndim > 1 else ""
+            yield f"(({steps} * 3 % {PERIOD} - {PERIOD // 2}) / {divisor}){reshape}{cast}"
     for axis, size in enumerate(array.shape):
         first = np.ascontiguousarray(array.take([0], axis=axis))
         if size > 1 and np.broadcast_to(first, array.shape).tobytes() == array.tobytes():

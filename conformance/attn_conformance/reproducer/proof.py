@@ -21,11 +21,14 @@ LIMIT = 60.0
 MISHAP = 70
 """Exit status of a script under proof that ended in an exception, which shows nothing."""
 
-GUARD = (
-    "import os, sys, traceback; "
-    f"sys.excepthook = lambda *what: (traceback.print_exception(*what), os._exit({MISHAP}))\n"
-)
-"""What is put before a script under proof: its own verdict exits 1, an exception that it did not expect otherwise."""
+GUARD = """import os, traceback
+try:
+    exec(compile({text!r}, "script.py", "exec"), {{"__name__": "__main__"}})
+except Exception:
+    traceback.print_exc()
+    os._exit({mishap})
+"""
+"""A script under proof: it exits 1 by its own verdict, and otherwise by an exception that it did not expect."""
 
 
 def execute_in_subprocess(text: str, argv: list[str], seconds: float = LIMIT) -> int:
@@ -53,7 +56,7 @@ def proved(text: str, execute: Execute, *, deadly: str | None = None) -> bool:
 
     deadly: "crash" where the target kills the process, so that a death by a signal is its failure.
     """
-    guarded = GUARD + text
+    guarded = GUARD.format(text=text, mishap=MISHAP)
     for _ in range(1 if deadly == "hang" else 2):
         status = execute(guarded, [], LIMIT)
         died = deadly == "crash" and status < 0 and status != TIMED_OUT

@@ -32,13 +32,17 @@ class Ref:
 
 @dataclass(eq=False)
 class Held:
-    """A native array that was handed over. first: its values then; now: those of the last look; layout: its strides."""
+    """A native array that was handed over.
+
+    first: its values then. now: those of the last look. layout: its strides. grad: whether it records gradients.
+    """
 
     name: str
     native: Any
     first: Array
     now: Array
     layout: str
+    grad: bool
 
 
 @dataclass(eq=False)
@@ -171,8 +175,7 @@ class Log:
             return "off"
         if torch.is_inference_mode_enabled():
             return "inference"
-        grads = torch.is_grad_enabled() and any(held.native.requires_grad for held in self.arrays)
-        return "on" if grads else "off"
+        return "on" if torch.is_grad_enabled() and any(held.grad for held in self.arrays) else "off"
 
     def _noted(self, name: str, value: Any) -> Any:
         """Arrays as Ref, whatever else as it is; a parameter by its own name."""
@@ -186,7 +189,8 @@ class Log:
         for number, held in enumerate(self.arrays):
             if held.native is value:
                 return Ref(number)
-        self.arrays.append(Held(name, value, values, values, layout_of(value, values)))
+        grad = getattr(value, "requires_grad", False)
+        self.arrays.append(Held(name, value, values, values, layout_of(value, values), grad))
         return Ref(len(self.arrays) - 1)
 
     def _changes(self) -> list[Ref]:

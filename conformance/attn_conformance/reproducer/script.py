@@ -83,7 +83,10 @@ class _Writer:
                 self._event(event)
         reference, target = self.words.reference(), self.words.target()
         if self.words.native:
-            reference = [*reference, "array = np.asarray"]
+            last = (
+                reference.index("") if any(line.startswith("def ") for line in reference) else len(reference)
+            )
+            reference = [*reference[:last], "array = np.asarray", *reference[last:]]
         branches = ['if sys.argv[1:] == ["reference"]:', *_indented(reference), "else:", *_indented(target)]
         code = [*branches, "", *self.body]
         return "\n".join([*self._header(), *self._imports("\n".join(code)), *code, ""])
@@ -298,7 +301,8 @@ class _Writer:
             shapes = f"set(map(str, a.shape)) <= numbers for a in ({arrays},)"
             condition, missing = f"any({shapes})", "the message lacks the shape"
         else:
-            condition = f're.search(r"\\b({"|".join(blamed)})\\b", {text})'
+            either = blamed[0] if len(blamed) == 1 else f"({'|'.join(blamed)})"
+            condition = f're.search(r"\\b{either}\\b", {text})'
             missing = f"the message does not name {' or '.join(blamed)}"
         self.body += ["try:", f"    {call}", "except Exception as error:"]
         if "numbers" in condition:
@@ -369,10 +373,13 @@ class _Writer:
     def _repeat(self, event: Event, call: str) -> None:
         limit = f"{self.finding.limit * 1.005:.3g}"
         part = {"out": "[0]", "lse": "[1]"}.get(self.finding.name, "")
+        at = f"{part}[{', '.join(map(str, self.finding.index))}]"
         self.body.append(f"second = {call}")
-        self.body.append(f"difference = float(abs(first{part} - second{part}).max())")
+        self.body.append(f"difference = abs(float(second{at}) - float(first{at}))")
         self.body.append(f"if not difference <= {limit}:")
-        self.body.append("    " + self._exit("two equal calls differ by {difference:.3g}; bound " + limit))
+        self.body.append(
+            "    " + self._exit(f"two equal calls differ by {{difference:.3g}} at {at}; bound {limit}")
+        )
 
     def _whatever_it_raises(self, event: Event, lines: list[str]) -> list[str]:
         return ["with suppress(Exception):", *_indented(lines)] if event.outcome.error else lines

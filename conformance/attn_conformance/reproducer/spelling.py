@@ -67,7 +67,7 @@ class Spelling(ABC):
         mode = modes.pop() if modes else "off"
         grads = {
             "off": ["torch.set_grad_enabled(False)"],
-            "inference": ["torch.inference_mode().__enter__()"],
+            "inference": ["mode = torch.inference_mode()", "mode.__enter__()"],
         }
         half = any(held.first.dtype.name == "bfloat16" for held in self.log.arrays)
         seed = [] if self.loads else ["torch.manual_seed(1)"]

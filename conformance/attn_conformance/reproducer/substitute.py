@@ -91,12 +91,11 @@ class _Player:
         self.log = log
         self.noted = noted
         self.border = subject.border
-        modes = {event.mode for event in log.events}
         self.natives = [
             subject.border.asarray(
                 arranged(array, held.layout if views else "contiguous"),
                 subject.device,
-                requires_grad=modes == {"on"},
+                requires_grad=held.grad,
             )
             for array, held in zip(arrays, log.arrays, strict=True)
         ]
