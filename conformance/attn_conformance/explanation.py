@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from attn_conformance.cases import Case, case_from_json
@@ -11,12 +10,9 @@ from attn_conformance.causes import likely_cause
 from attn_conformance.exploration import attempt, explore
 from attn_conformance.judge import Failed, NotAsked
 from attn_conformance.registry import Check, checks
-from attn_conformance.reproducer import reproducer
+from attn_conformance.reproducer import Execute, reproducer
 from attn_conformance.results import Row
 from attn_conformance.subject import Subject
-
-Execute = Callable[[str, Sequence[str], float], int]
-"""Runs a script by itself, with arguments, for so many seconds at most: its exit status, negative for a signal."""
 
 WITNESSES = 20
 """Examples that are run to tell causes apart which the smallest case does not."""

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from attn_conformance.cases.events import applicable
 from attn_conformance.environment import environment
-from attn_conformance.explanation import Execute, explained
+from attn_conformance.explanation import explained
+from attn_conformance.reproducer import Execute
 from attn_conformance.rows import Judged, Order, judge
 from attn_conformance.subject import Subject
 
