@@ -96,7 +96,7 @@ class _Writer:
         sentence = f"{self.id}: {about.requirement.text}".replace("\\", "\\\\").replace('"', "'")
         head = textwrap.wrap(sentence, WIDTH - 6)
         head = [f'"""{head[0]}', *head[1:]]
-        head = [*head, '"""'] if len(head) > 1 else [head[0] + '"""']
+        head[-1] += '"""'
         packages = dict.fromkeys(["attn-conformance", about.subject.border.name])
         versions = ", ".join(_versions(*packages))
         note = f"{versions}: {about.case.describe()}"
