@@ -116,8 +116,7 @@ def _passed(row: Mapping[str, Any]) -> bool:
 
 
 def _reason(row: Mapping[str, Any]) -> str:
-    """The reason that a person gave, where another file expected the failure; else the likely cause or the
-    headline, marked."""
+    """The reason that a person gave where another file expected it; else the likely cause or the headline, marked."""
     headline = visible((row.get("message") or "").partition("\n")[0]).strip()
     if row.get("expected") is True and headline.startswith(EXPECTED):
         return headline.removeprefix(EXPECTED)

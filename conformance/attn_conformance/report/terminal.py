@@ -126,7 +126,8 @@ def story(row: Row, requirement: Requirement, console: Console, again: str) -> N
     if row.cause is not None:
         lines.append(f"likely cause: {row.cause}")
     if row.counterexample is not None:
-        lines.append(f"found after {row.examples} examples; again: {again}")
+        how = "by an earlier run, and tried first" if row.replayed else f"after {row.examples} examples"
+        lines.append(f"found {how}; again: {again}")
     for line in lines:
         console.print(Padding(escape(line), (0, 0, 0, 2)), highlight=False)
 
@@ -135,7 +136,9 @@ def _script(row: Row, file: Path | None, console: Console, *, whole: bool) -> No
     """Where the script of a failure is, and the script itself if `whole` or if it is nowhere."""
     if row.reproducer is None:
         if row.unproved is not None:
-            console.print(Padding(escape(f"no script by itself: {row.unproved}"), (0, 0, 0, 2)), highlight=False)
+            console.print(
+                Padding(escape(f"no script by itself: {row.unproved}"), (0, 0, 0, 2)), highlight=False
+            )
         return
     if file is not None:
         proved = (
@@ -144,6 +147,7 @@ def _script(row: Row, file: Path | None, console: Console, *, whole: bool) -> No
         console.print(Padding(escape(f"script: python {file} ({proved})"), (0, 0, 0, 2)), highlight=False)
     if whole or file is None:
         highlighted = Syntax("", "python", theme="ansi_dark").highlight(row.reproducer.rstrip())
+        highlighted.rstrip()
         console.print("", highlighted, "", sep="\n", soft_wrap=True)  # lines as they are, to be copied
 
 
