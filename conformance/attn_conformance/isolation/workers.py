@@ -38,6 +38,10 @@ NOT_REPEATED = " (not repeatable: in a second process the same case did no harm)
 NONSENSE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What reading a message raises that the suite has not sent: a target's process may write what it likes."""
 
+HUNG = "did not return"
+KILLED = "ended the process by"
+"""How the messages of two kinds of death begin."""
+
 FEWER_DEATHS = 3
 """Limit of deaths on CUDA, where a process takes seconds to start."""
 
@@ -112,7 +116,7 @@ class Worker:
                 os.kill(self.process.pid, signal.SIGUSR1)  # it says where it is
         time.sleep(0.2)
         self.close()
-        return Death(f"did not return within {seconds:g} s{self.output.where()}", costly=True, case=case)
+        return Death(f"{HUNG} within {seconds:g} s{self.output.where()}", costly=True, case=case)
 
     def _exhausted(self, said: str, case: Stored | None) -> Death:
         self.close()
@@ -126,7 +130,7 @@ class Worker:
         if code is None:
             how = "closed its connection with the suite"
         elif code < 0:
-            how = f"ended the process by {_signal(-code)}"
+            how = f"{KILLED} {_signal(-code)}"
         else:
             how = f"ended the process with exit status {code}"
         # SIGKILL is what Linux does where the memory of the machine has run out.
@@ -320,7 +324,13 @@ class Workers:
         """The row with what only a further look gives; as it is, if that ends the process."""
         deadly = None
         if death is not None:
-            deadly = "hang" if death.message.startswith("did not return") else "crash"
+            if not death.message.startswith((HUNG, KILLED)):
+                return replace(row, unproved="a script that ended like this would prove nothing")
+            deadly = "hang" if death.message.startswith(HUNG) else "crash"
+            if deadly == "hang" and self.fatal_rows > 1:
+                return replace(
+                    row, unproved="it takes half a minute, and was written for the first such failure"
+                )
         order = {"explain": {row.requirement: row.to_json()}, "deadly": deadly}
         try:
             answer = self._ask(order, 4 * self.limits.call, partial(_row, row.requirement))
