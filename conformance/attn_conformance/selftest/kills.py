@@ -24,9 +24,6 @@ from attn_reference.requirements import load_requirements
 SCHEMA = 1
 """Version of the file: it grows by additions alone."""
 
-EFFORT = "default"
-"""The effort whose rates are published."""
-
 SIZES = {"batch": "B", "heads": "H", "queries": "T", "keys": "S"}
 """Fields of cases that are sizes, and the specification's symbols for them."""
 
@@ -87,7 +84,7 @@ class Kills:
     environment: Mapping[str, Any]
     suite: str
     spec: str = SPEC_VERSION
-    effort: str = EFFORT
+    effort: str = "default"
 
     @property
     def ok(self) -> bool:
@@ -134,11 +131,13 @@ class Task:
     target: str
     requirements: tuple[str, ...]
     seed: int
+    effort: str
 
 
 def run(
     *,
     seed: int = 0,
+    effort: str = "default",
     full: bool = False,
     only: Iterable[str] = (),
     jobs: int = 1,
@@ -150,13 +149,14 @@ def run(
     job is this process. ValueError if `only` names nothing known.
     """
     started = time.perf_counter()
-    duels = _duels(chosen(only), seed, full)
+    duels = _duels(chosen(only), seed, effort, full)
     tasks = dict.fromkeys(task for duel in duels for task in (*duel.right, duel.wrong))
     # The longest first, so that no process has one left when the others are done.
     ordered = sorted(tasks, key=lambda task: -len(task.requirements))
     rows = _here(ordered, progress) if jobs == 1 else _in_processes(ordered, jobs, progress)
     return Kills(
         seed=seed,
+        effort=effort,
         full=full,
         jobs=jobs,
         kills=tuple(_kill(duel, rows, full) for duel in duels),
@@ -189,7 +189,7 @@ def judged(task: Task) -> dict[str, Row]:
             began.append((check.name, time.perf_counter()))
             return None
 
-        row = judge(Order(name, EFFORT, task.seed), found, refused, watch).row
+        row = judge(Order(name, task.effort, task.seed), found, refused, watch).row
         began.append((row.check or "", time.perf_counter()))
         if row.check is not None:
             times = [at for check, at in began if check == row.check]
@@ -207,7 +207,7 @@ class _Duel:
     right: tuple[Task, ...]
 
 
-def _duels(chosen: Iterable[Mutant], seed: int, full: bool) -> list[_Duel]:
+def _duels(chosen: Iterable[Mutant], seed: int, effort: str, full: bool) -> list[_Duel]:
     table = load_requirements().values()
     twins: dict[Any, Task] = {}  # many mutants share one, which is judged once by each requirement
     duels = []
@@ -216,11 +216,11 @@ def _duels(chosen: Iterable[Mutant], seed: int, full: bool) -> list[_Duel]:
         asked = tuple(dict.fromkeys([mutant.requirement, *others]))
         right = [
             twins.setdefault(
-                (id(mutant.twin), mutant.claims, name), Task(f"twin:{mutant.name}", (name,), seed)
+                (id(mutant.twin), mutant.claims, name), Task(f"twin:{mutant.name}", (name,), seed, effort)
             )
             for name in asked
         ]
-        duels.append(_Duel(mutant, Task(f"mutant:{mutant.name}", asked, seed), tuple(right)))
+        duels.append(_Duel(mutant, Task(f"mutant:{mutant.name}", asked, seed, effort), tuple(right)))
     return duels
 
 

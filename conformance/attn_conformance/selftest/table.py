@@ -79,10 +79,11 @@ def markdown(data: Mapping[str, Any]) -> str:
     whole = line("", result.kills)
     rows.append(f"| all | | {whole.mutants} | {whole.rejected} | {number(whole.median_examples)} |")
     return (
-        f"{counts['rejected']} of {counts['mutants']} wrong implementations are rejected by the requirement that is "
-        f"named for them, within\n{number(whole.most_examples)} of at most {EFFORTS[result.effort]} examples; "
-        f"{counts['twins passed']} of {counts['mutants']} right twins pass the same "
-        f"(seed {result.seed}, effort {result.effort}).\n\n" + "\n".join(rows) + "\n"
+        f"{counts['rejected']} of {counts['mutants']} are rejected by the requirement that is named for them, within "
+        f"{number(whole.most_examples)} of at most\n{EFFORTS[result.effort]} examples, and for "
+        f"{counts['twins passed']} of them the right twin passes (effort {result.effort}, seed {result.seed}).\n\n"
+        + "\n".join(rows)
+        + "\n"
     )
 
 
