@@ -105,6 +105,18 @@ class Database:
         if len(others) < len(entries):
             self._store(file, key, others)
 
+    def put_script(self, requirement: str, target: str, script: str) -> Path | None:
+        """Write a failure's script; its path, relative to the working directory where it is below, or None."""
+        file = self.folder / "scripts" / _slug(relative(target)) / f"{requirement}.py"
+        try:
+            self._make_folder()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            put(file, script)
+        except (OSError, ValueError) as error:
+            self._warn(f"scripts are not stored in {self.folder}: {_said(error)}")
+            return None
+        return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+
     def _file(self, requirement: str, target: str, device: str) -> Path:
         for name in (requirement, device):
             if not re.fullmatch(r"\w[\w-]*", name, re.ASCII):

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from attn_conformance.cases.events import applicable
 from attn_conformance.environment import environment
-from attn_conformance.explanation import Execute, explained
+from attn_conformance.explanation import explained
+from attn_conformance.reproducer import Execute
 from attn_conformance.rows import Judged, Order, judge
 from attn_conformance.subject import Subject
 
@@ -88,11 +89,13 @@ class Here:
         refused: Mapping[str, str] | None = None,
         *,
         options: str = "",
+        explain: bool = False,
         execute: Execute | None = None,
     ) -> None:
-        """execute: runs the standalone scripts of failures, to prove them; None leaves them out."""
+        """explain: whether failures get a likely cause and, proved by `execute`, a standalone script."""
         self.subject = subject
         self.options = options
+        self.explain = explain
         self.refused = dict(refused or {})
         self.execute = execute
 
@@ -104,7 +107,7 @@ class Here:
     def judge(self, order: Order) -> Judged:
         """Judge one requirement."""
         judged = judge(order, self.subject, self.refused)
-        if self.execute is None or judged.row.status != "failed" or judged.row.counterexample is None:
+        if not self.explain or judged.row.status != "failed" or judged.row.counterexample is None:
             return judged
         return replace(judged, row=explained(judged.row, self.subject, self.execute))
 

@@ -41,9 +41,10 @@ class Cell:
 class Row:
     """What a run says of one requirement.
 
-    examples: how many were run; effective: in how many of them the feature mattered. counterexample: the smallest
-    failing case, as JSON, and check: the name of the check that it failed. declared: the documented difference that
-    was tested in the requirement's place. reproducer: a script that shows the failure by itself.
+    examples: how many were run; effective: in how many of them the feature mattered. declared: the documented
+    difference that was tested in the requirement's place. counterexample: the smallest failing case, as JSON; check:
+    the name of the check that it failed; cause: what its output equals, where that tells; reproducer: a script that
+    shows the failure by itself; unproved: why there is none.
     """
 
     requirement: str
@@ -58,7 +59,9 @@ class Row:
     expected: bool = False
     counterexample: dict[str, Any] | None = None
     check: str | None = None
+    cause: str | None = None
     reproducer: str | None = None
+    unproved: str | None = None
     observation: str | None = None
 
     @property

@@ -54,12 +54,14 @@ def run(
     database: Database | None = None,
     replay: Mapping[str, Any] | None = None,
     refused: Mapping[str, str] | None = None,
+    explain: bool | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Judge a target by every requirement of its kind (or those in `only`: ids or groups).
 
     target: as on the command line; or a subject that is loaded already, with what it refuses as for `rows.judge`, which
-    is judged in this process and whose failures get no standalone scripts. shard: (i, n): only every n-th of the
+    is judged in this process. explain: whether failures get a likely cause and, if it is named,
+    a standalone script; by default if it is named. shard: (i, n): only every n-th of the
     requirements, from the i-th on. spec: the version of the specification that counts: what came later is not
     asked. expected_failures: {id: reason}, or a TOML file. isolate: whether the target gets processes of its own, as
     many as `jobs`. database: where counterexamples are kept; they come first. replay: an entry of "results" of a
@@ -70,9 +72,9 @@ def run(
     wanted(requirements_of(spec), only)
     judging: Judging
     if isinstance(target, Subject):
-        judging = Here(target, refused)
+        judging = Here(target, refused, explain=bool(explain))
     else:
-        judging = opened(target, narrowing, isolate=isolate, limits=limits)
+        judging = opened(target, narrowing, isolate=isolate, limits=limits, explain=explain is not False)
     today = date.today()
     tolerated = {name for name, known in expected.items() if not known.expired(today)}
     try:
@@ -84,12 +86,19 @@ def run(
     return applied(report, expected, today)
 
 
-def opened(target: str, narrowing: Narrowing, *, isolate: bool = True, limits: Limits = Limits()) -> Judging:
+def opened(
+    target: str,
+    narrowing: Narrowing,
+    *,
+    isolate: bool = True,
+    limits: Limits = Limits(),
+    explain: bool = True,
+) -> Judging:
     """A target, loaded; TargetError if it cannot be."""
     if isolate:
-        return Workers(target, narrowing, limits)
+        return Workers(target, narrowing, limits, explain=explain)
     found, refused = subject(target, narrowing)
-    return Here(found, refused, options=narrowing.options, execute=execute_in_subprocess)
+    return Here(found, refused, options=narrowing.options, explain=explain, execute=execute_in_subprocess)
 
 
 class _Run:

@@ -41,7 +41,7 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
         errors.print(str(error), markup=False)
         return 2
     sys.path.insert(0, str(Path.cwd()))  # the working directory is importable
-    database = None if options.replay else Database()
+    database = Database()
     narrowing = Narrowing(
         options.convention, options.add, options.drop, options.dtype, options.head_dims, options.device
     )
@@ -63,7 +63,7 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
                     isolate=not options.no_isolate,
                     jobs=options.jobs,
                     limits=Limits(call=options.call_limit, memory=options.memory_limit),
-                    database=database,
+                    database=None if options.replay else database,
                     replay=replayed.get(target),
                     progress=progress,
                 )
@@ -72,15 +72,26 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
             unjudged = True
             continue
         reports.append(report)
-        terminal.show(report, load_requirements(), console, quiet=options.quiet)
+        scripts = _scripts(report, database)
+        terminal.show(report, load_requirements(), console, scripts, quiet=options.quiet)
     if reports:
         _write(reports, options)
         _tell_github(reports, strict=options.strict)
-    for warning in database.warnings if database is not None else ():
+    for warning in database.warnings:
         errors.print(warning, markup=False)
     if unjudged:
         return 2
     return 0 if all(report.ok(strict=options.strict) for report in reports) else 1
+
+
+def _scripts(report: Report, database: Database) -> dict[str, Path]:
+    """The files to which the scripts of failures were written, by requirement id."""
+    files = {
+        name: database.put_script(name, report.target, row.reproducer)
+        for name, row in report.rows.items()
+        if row.reproducer is not None
+    }
+    return {name: file for name, file in files.items() if file is not None}
 
 
 def writable(options: argparse.Namespace) -> None:

@@ -188,13 +188,13 @@ class Workers:
         narrowing: Narrowing = Narrowing(),
         limits: Limits = Limits(),
         *,
-        scripts: bool = True,
+        explain: bool = True,
     ) -> None:
-        """Load the target; TargetError if it cannot be. scripts: whether failures get a standalone script."""
+        """Load the target; TargetError if it cannot be. explain: whether failures get a likely cause and a script."""
         self.target = target
         self.narrowing = narrowing
         self.limits = limits
-        self.scripts = scripts
+        self.explain = explain
         self.costs = 0
         self.fatal_rows = 0
         self.mine = threading.local()
@@ -251,7 +251,7 @@ class Workers:
                 counterexample=first.case.to_json(),
                 check=first.check,
             )
-        if self.scripts and row.status == "failed" and row.counterexample is not None:
+        if self.explain and row.status == "failed" and row.counterexample is not None:
             row = self._explained(row, known)
         healed = tuple(Stored.from_json(stored) for stored in answer["healed"])
         return Judged(row, answer["events"], healed)

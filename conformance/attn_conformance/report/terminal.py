@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
+from rich.syntax import Syntax
 from rich.table import Table
 
 from attn_conformance.registry import checks
@@ -36,15 +39,28 @@ VERDICTS = {
 }
 
 
-def show(report: Report, table: dict[str, Requirement], console: Console, *, quiet: bool = False) -> None:
-    """Print a report; quiet leaves out the table and what was merely observed."""
+def show(
+    report: Report,
+    table: dict[str, Requirement],
+    console: Console,
+    scripts: Mapping[str, Path],
+    *,
+    quiet: bool = False,
+) -> None:
+    """Print a report; quiet leaves out the table and what was merely observed.
+
+    scripts: files that hold the scripts of failures, by requirement id.
+    """
     if not quiet:
         console.print(_table(report))
         _observations(report, console)
+    shown = False
     for row in report.rows.values():
         if row.status in ("failed", "error") and not row.expected:
             again = repetition(report.target, row.requirement, report.seed, report.effort, report.options)
             story(row, table[row.requirement], console, again)
+            _script(row, scripts.get(row.requirement), console, whole=not shown)
+            shown = shown or row.reproducer is not None
     _expected(report, console)
     _declared(report, console)
     _verdict(report, console)
@@ -107,10 +123,24 @@ def story(row: Row, requirement: Requirement, console: Console, again: str) -> N
     if row.summary is not None:
         lines.append(f"smallest case: {row.summary}")
     lines += [f"what happened: {row.message}".replace("\n", "\n  ")]
+    if row.cause is not None:
+        lines.append(f"likely cause: {row.cause}")
     if row.counterexample is not None:
         lines.append(f"found after {row.examples} examples; again: {again}")
     for line in lines:
         console.print(Padding(escape(line), (0, 0, 0, 2)), highlight=False)
+
+
+def _script(row: Row, file: Path | None, console: Console, *, whole: bool) -> None:
+    """Where the script of a failure is, and the script itself if `whole` or if it is nowhere."""
+    if row.reproducer is None:
+        return
+    if file is not None:
+        proved = "exits 1; with the argument `reference` it judges the reference in its place, and exits 0"
+        console.print(Padding(escape(f"script: python {file} ({proved})"), (0, 0, 0, 2)), highlight=False)
+    if whole or file is None:
+        text = Syntax(row.reproducer.rstrip(), "python", theme="ansi_dark", word_wrap=True)
+        console.print(Padding(text, (1, 4)))
 
 
 def _expected(report: Report, console: Console) -> None:
