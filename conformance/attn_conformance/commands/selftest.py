@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Iterable
 from concurrent.futures.process import BrokenProcessPool
 
@@ -27,12 +28,12 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
     """The exit status: 0 if every mutant is rejected by its requirement and every twin passes, else 1; 2 as of run."""
     try:
         writable(options)
-        with Progress("selftest kills", quiet=options.quiet, unit="targets") as progress:
+        with Progress("selftest kills", quiet=options.quiet, unit="tasks") as progress:
             result = run(
                 seed=options.seed,
                 full=options.full,
                 only=options.only,
-                jobs=options.jobs or len(os.sched_getaffinity(0)),
+                jobs=options.jobs or _cores(),
                 progress=progress,
             )
     except (TargetError, ValueError, BrokenProcessPool) as error:
@@ -44,6 +45,11 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
     if options.html is not None:
         put(options.html, page(result, {name: mutant.lie for name, mutant in mutants().items()}))
     return 0 if result.ok else 1
+
+
+def _cores() -> int:
+    """How many this process may use; elsewhere than on Linux, how many there are."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def show(result: Kills, console: Console, *, quiet: bool = False) -> None:

@@ -28,7 +28,7 @@ SIZES = {"batch": "B", "heads": "H", "queries": "T", "keys": "S"}
 """Fields of cases that are sizes, and the specification's symbols for them."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being judged, how many judgements are done, and how many there are."""
+"""Called with the target under way, how many tasks are done, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Kill:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Kill:
-        """The record that `to_json` wrote; TypeError for anything else."""
+        """The record that `to_json` wrote; KeyError or TypeError if fields are missing or unknown."""
         killers = data["wrong_killers"]
         return Kill(**{**data, "wrong_killers": None if killers is None else tuple(killers)})
 
@@ -113,7 +113,7 @@ class Kills:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Kills:
-        """What `to_json` wrote; ValueError for anything else."""
+        """What `to_json` wrote; ValueError for data of another kind or version, or with other fields."""
         if (data.get("selftest"), data.get("schema")) != ("kills", SCHEMA):
             raise ValueError(f"not a file of kills, schema {SCHEMA}")
         derived = ("selftest", "schema", "counts", "mutants")
@@ -236,7 +236,8 @@ def _in_processes(tasks: list[Task], jobs: int, progress: Progress) -> dict[Task
     pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=multiprocessing.get_context("spawn"))
     try:
         futures = {pool.submit(judged, task): task for task in tasks}
-        for done, _ in enumerate(as_completed(futures), 1):
+        for done, finished in enumerate(as_completed(futures), 1):
+            finished.result()  # which ends everything if it failed
             oldest = next((task.target for future, task in futures.items() if not future.done()), "")
             progress(oldest, done, len(tasks))
         return {task: future.result() for future, task in futures.items()}
