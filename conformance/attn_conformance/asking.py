@@ -108,7 +108,8 @@ class Asked:
             self.target, self.id, self.terms.seed, self.terms.effort, self.terms.narrowing.options
         )
         story(row, self.requirement, console, again)
-        return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
+        lines = [line.rstrip() for line in text.getvalue().strip().splitlines()]
+        return "\n".join(lines if row.reproducer is None else [*lines, "", row.reproducer])
 
 
 def asked(target: str, terms: Terms) -> list[Asked]:

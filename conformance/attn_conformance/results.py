@@ -43,8 +43,8 @@ class Row:
 
     examples: how many were run; effective: in how many of them the feature mattered. declared: the documented
     difference that was tested in the requirement's place. counterexample: the smallest failing case, as JSON; check:
-    the name of the check that it failed; cause: what its output equals, where that tells; reproducer: a script that
-    shows the failure by itself; unproved: why there is none.
+    the name of the check that it failed; replayed: whether an earlier run had found it; cause: what its output equals,
+    where that tells; reproducer: a script that shows the failure by itself; unproved: why there is none.
     """
 
     requirement: str
@@ -59,6 +59,7 @@ class Row:
     expected: bool = False
     counterexample: dict[str, Any] | None = None
     check: str | None = None
+    replayed: bool = False
     cause: str | None = None
     reproducer: str | None = None
     unproved: str | None = None

@@ -126,7 +126,8 @@ def story(row: Row, requirement: Requirement, console: Console, again: str) -> N
     if row.cause is not None:
         lines.append(f"likely cause: {row.cause}")
     if row.counterexample is not None:
-        lines.append(f"found after {row.examples} examples; again: {again}")
+        how = "by an earlier run, and tried first" if row.replayed else f"after {row.examples} examples"
+        lines.append(f"found {how}; again: {again}")
     for line in lines:
         console.print(Padding(escape(line), (0, 0, 0, 2)), highlight=False)
 
@@ -134,13 +135,20 @@ def story(row: Row, requirement: Requirement, console: Console, again: str) -> N
 def _script(row: Row, file: Path | None, console: Console, *, whole: bool) -> None:
     """Where the script of a failure is, and the script itself if `whole` or if it is nowhere."""
     if row.reproducer is None:
+        if row.unproved is not None:
+            console.print(
+                Padding(escape(f"no script by itself: {row.unproved}"), (0, 0, 0, 2)), highlight=False
+            )
         return
     if file is not None:
-        proved = "exits 1; with the argument `reference` it judges the reference in its place, and exits 0"
+        proved = (
+            "seen to fail; with the argument `reference`, which puts the reference in its place, seen to pass"
+        )
         console.print(Padding(escape(f"script: python {file} ({proved})"), (0, 0, 0, 2)), highlight=False)
     if whole or file is None:
-        text = Syntax(row.reproducer.rstrip(), "python", theme="ansi_dark", word_wrap=True)
-        console.print(Padding(text, (1, 4)))
+        highlighted = Syntax("", "python", theme="ansi_dark").highlight(row.reproducer.rstrip())
+        highlighted.rstrip()
+        console.print("", highlighted, "", sep="\n", soft_wrap=True)  # lines as they are, to be copied
 
 
 def _expected(report: Report, console: Console) -> None:

@@ -56,7 +56,8 @@ class Finding:
     place of an exception), wrong-exception, message, odd (no array), shape, dtype, changed (an argument), cache (of a
     rejected call), random (a global generator was used), attribute (of CTOR-4), length, repeat (differs from an equal
     call), deadly. event: its number. index, expected, limit: of an element. name: of the result, the exception, the
-    generator or the parameter. other: the number of the equal event.
+    generator or the parameter. other: the number of the equal event. most: the largest limit of
+    any element.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Finding:
     limit: float = 0.0
     name: str = ""
     other: int = 0
+    most: float = 0.0
 
 
 def findings(
@@ -158,20 +160,24 @@ def _values(log: Log, theirs: list[Outcome | None], subject: Subject) -> Iterato
             if np.isnan(wrong.expected):
                 yield Finding("nan", number, wrong.index, name=name)
             else:
-                yield Finding("value", number, wrong.index, wrong.expected, wrong.limit, name)
+                yield Finding(
+                    "value", number, wrong.index, wrong.expected, wrong.limit, name, most=comparison.most
+                )
 
 
 def _repeats(log: Log, values: list[Finding]) -> Iterator[Finding]:
-    """Wrong elements that an equal call before had otherwise: both lie within the limit of one truth, or should."""
+    """Wrong results that an equal call before had otherwise: both lie within the limits of one truth, or should."""
     for value in values:
         event = log.events[value.event]
+        now = event.outcome.results.get(value.name)
         for number, other in enumerate(log.events[: value.event]):
             was = other.outcome.results.get(value.name)
-            if was is None or _key(log, event) != _key(log, other) or value.kind != "value":
+            if now is None or was is None or _key(log, event) != _key(log, other):
                 continue
-            now, before = (float(array[value.index]) for array in (event.outcome.results[value.name], was))
-            if not abs(now - before) <= 2 * value.limit:
-                yield replace(value, kind="repeat", limit=2 * value.limit, other=number)
+            with np.errstate(invalid="ignore"):
+                apart = np.abs(now.astype(np.float64) - was.astype(np.float64))
+            if not np.all(apart <= 2 * value.most):
+                yield replace(value, kind="repeat", limit=2 * value.most, other=number)
 
 
 def _key(log: Log, event: Event) -> Any:

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attn_conformance.cases import Call, Forward, split
-from attn_conformance.judge import Answer, Comparison, ask, ask_lse, compare
+from attn_conformance.judge import Answer, Element, ask, ask_lse, compare
 from attn_conformance.kernel_subject import KernelSubject
 from attn_conformance.reproducer.recording import Event, Log, Ref
 from attn_conformance.subject import Subject
 from attn_reference import lower
 
 Array = NDArray[Any]
+Index = tuple[int, ...]
 
 
-def judged(log: Log, subject: Subject, number: int, name: str) -> Comparison | None:
-    """How a result of an event stands to its answer, indices being those of the result; None where none is known."""
+@dataclass(frozen=True)
+class Judged:
+    """The first and the worst element out of bound, if there are some, by their indices in the result.
+
+    most: the largest limit of an element.
+    """
+
+    first: Element | None
+    worst: Element | None
+    most: float
+
+
+def judged(log: Log, subject: Subject, number: int, name: str) -> Judged | None:
+    """How a result of an event stands to its answer; None where that is not known."""
     event = log.events[number]
     got = event.outcome.results[name]
     try:
@@ -45,7 +59,7 @@ def _arrays(log: Log, event: Event) -> dict[str, Any]:
     }
 
 
-def _of_kernel(log: Log, subject: KernelSubject, event: Event, got: Array, name: str) -> Comparison | None:
+def _of_kernel(log: Log, subject: KernelSubject, event: Event, got: Array, name: str) -> Judged | None:
     convention, given = subject.convention, _arrays(log, event)
     roles = {native: role for role, native in convention.names.items()}
     named = {roles[native]: value for native, value in given.items() if native in roles}
@@ -54,27 +68,27 @@ def _of_kernel(log: Log, subject: KernelSubject, event: Event, got: Array, name:
     mask = named.get("mask", named.get("bias"))
     call = Call(q, k, v, mask, named.get("is_causal", False), named.get("scale"))
     if name == "lse":
-        found = compare(got[..., None], ask_lse(subject.lower(call), call.dtype, subject.claims.arithmetic))
-        return _moved(found, lambda at: at[:3])
+        answer = ask_lse(subject.lower(call), call.dtype, subject.claims.arithmetic)
+        return _judged(got[..., None], answer, lambda at: at[:3])
     answer = subject.answer(call)
     if swapped:
-        return _moved(compare(got.swapaxes(1, 2), answer), lambda at: (at[0], at[2], at[1], at[3]))
-    return compare(got, answer)
+        return _judged(got.swapaxes(1, 2), answer, lambda at: (at[0], at[2], at[1], at[3]))
+    return _judged(got, answer, lambda at: at)
 
 
-def _between_projections(log: Log, subject: Subject, number: int, got: Array) -> Comparison | None:
+def _between_projections(log: Log, subject: Subject, number: int, got: Array) -> Judged | None:
     event = log.events[number]
     given = _arrays(log, event)
     build, _ = _module(log, event.of, number)
     heads = build.given["n_head"]
     q, k, v = (split(given[n], heads) for n in ("q", "k", "v"))
     problem = lower(q, k, v, given.get("mask"), build.given["causal"])
-    found = compare(split(got, heads), ask(problem, q.dtype.name, subject.claims.arithmetic))
+    answer = ask(problem, q.dtype.name, subject.claims.arithmetic)
     size = q.shape[3]
-    return _moved(found, lambda at: (at[0], at[2], at[1] * size + at[3]))
+    return _judged(split(got, heads), answer, lambda at: (at[0], at[2], at[1] * size + at[3]))
 
 
-def _of_module(log: Log, subject: Subject, number: int, got: Array) -> Comparison | None:
+def _of_module(log: Log, subject: Subject, number: int, got: Array) -> Judged | None:
     event = log.events[number]
     given = _arrays(log, event)
     handle, source = event.of, given.get("xa")
@@ -86,7 +100,7 @@ def _of_module(log: Log, subject: Subject, number: int, got: Array) -> Compariso
         given["x"], source, arrays, build.given["n_head"], given.get("mask"), build.given["causal"]
     )
     answer: Answer = subject.answer_forward(call)  # type: ignore[attr-defined]
-    return _moved(compare(got[:, None], answer), lambda at: (at[0], *at[2:]))
+    return _judged(got[:, None], answer, lambda at: (at[0], *at[2:]))
 
 
 def _module(log: Log, handle: int, number: int) -> tuple[Event, dict[str, Ref]]:
@@ -127,10 +141,11 @@ def _source(log: Log, number: int) -> tuple[int, Array]:
     return handles[of], held[of]
 
 
-def _moved(found: Comparison, index: Any) -> Comparison:
-    """The comparison with the indices of its elements in the result's own shape."""
+def _judged(got: Array, answer: Answer, index: Callable[[Index], Index]) -> Judged:
+    """A result in the answer's form; index: from an element's index there to that in the result."""
+    found = compare(got, answer)
 
-    def moved(element: Any) -> Any:
+    def moved(element: Element | None) -> Element | None:
         return None if element is None else replace(element, index=index(element.index))
 
-    return replace(found, first=moved(found.first), worst=moved(found.worst))
+    return Judged(moved(found.first), moved(found.worst), float(np.max(answer.limit, initial=0.0)))

@@ -96,7 +96,7 @@ class _Writer:
         sentence = f"{self.id}: {about.requirement.text}".replace("\\", "\\\\").replace('"', "'")
         head = textwrap.wrap(sentence, WIDTH - 6)
         head = [f'"""{head[0]}', *head[1:]]
-        head = [*head, '"""'] if len(head) > 1 else [head[0] + '"""']
+        head[-1] += '"""'
         packages = dict.fromkeys(["attn-conformance", about.subject.border.name])
         versions = ", ".join(_versions(*packages))
         note = f"{versions}: {about.case.describe()}"
@@ -373,13 +373,10 @@ class _Writer:
     def _repeat(self, event: Event, call: str) -> None:
         limit = f"{self.finding.limit * 1.005:.3g}"
         part = {"out": "[0]", "lse": "[1]"}.get(self.finding.name, "")
-        at = f"{part}[{', '.join(map(str, self.finding.index))}]"
         self.body.append(f"second = {call}")
-        self.body.append(f"difference = abs(float(second{at}) - float(first{at}))")
+        self.body.append(f"difference = float(abs(second{part} - first{part}).max())")
         self.body.append(f"if not difference <= {limit}:")
-        self.body.append(
-            "    " + self._exit(f"two equal calls differ by {{difference:.3g}} at {at}; bound {limit}")
-        )
+        self.body.append("    " + self._exit(f"two equal calls differ by {{difference:.3g}}; bound {limit}"))
 
     def _whatever_it_raises(self, event: Event, lines: list[str]) -> list[str]:
         return ["with suppress(Exception):", *_indented(lines)] if event.outcome.error else lines

@@ -17,6 +17,9 @@ exact in every dtype, thirds in none. Digits: how many each number is rounded to
 ORDINARY = 20
 """Arrays with larger numbers are there for these: they are rounded where others are filled from the sequence."""
 
+MASKS = ("mask", "attn_mask", "bias")
+"""Names of masks: of large numbers in them, differences may matter that rounding loses."""
+
 PERIOD = 11
 """Length of the sequence: few head sizes are a multiple of it."""
 
@@ -32,8 +35,8 @@ def pattern(start: int, count: int, divisor: int) -> Array:
 def simpler(arrays: list[tuple[str, Array]], variant: str) -> list[Array]:
     """Arrays of the same names, shapes and dtypes with simpler numbers; equal ones stay equal.
 
-    Booleans stay as they are, and so does in the sequence's place whatever has one value
-    throughout, or in each of its rows.
+    Booleans stay as they are, and so do arrays with one value throughout. In the sequence's place, arrays with large
+    numbers, or with one value in each row, are rounded.
     """
     made: dict[Any, Array] = {}
     seen: dict[str, int] = defaultdict(int)
@@ -57,7 +60,8 @@ def _simpler(name: str, array: Array, variant: str, place: int, earlier: int) ->
         return array
     by_rows = values.ndim > 1 and np.all(values == values[..., :1])
     if not np.all(np.abs(values) < ORDINARY) or by_rows:
-        return _rounded(values, 1).astype(array.dtype)
+        kept = variant == "quarters" and name in MASKS
+        return array if kept else _rounded(values, 1).astype(array.dtype)
     if name.endswith(".weight"):
         return np.roll(np.eye(array.shape[0]), ROLLS[name] + earlier, axis=1).astype(array.dtype)
     start = earlier if name.endswith(".bias") else 2 * place

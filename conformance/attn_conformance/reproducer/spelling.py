@@ -108,7 +108,7 @@ def spelling(subject: Subject, log: Log, events: Sequence[Event], *, loads: bool
     if isinstance(subject, KernelSubject):
         return KernelSpelling(subject, log, events, loads)
     assert isinstance(subject, ModuleSubject)
-    drop_in = isinstance(subject.implementation, DropIn)
+    drop_in = type(subject.implementation) is DropIn  # an adapter may be one with sessions of its own
     return (DropInSpelling if drop_in else AdapterSpelling)(subject, log, events, loads)
 
 
