@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +37,7 @@ def auditing() -> Iterator[set[str]]:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Around one call of the implementation: costs nothing unless it is being audited."""
+    """Around one call of the implementation, with the threads that it starts: free unless it is being audited."""
     if not _listening:
         yield
         return
@@ -46,18 +48,20 @@ def listening() -> Iterator[None]:
         if event == "call" and code.co_filename.startswith(HOME) and Path(code.co_filename).name not in FREE:
             heard.add(f"attn_reference.{Path(code.co_filename).stem}.{code.co_qualname}")
 
-    before = sys.getprofile()
+    before, before_in_threads = sys.getprofile(), threading.getprofile()
     sys.setprofile(called)
+    threading.setprofile(called)
     try:
         yield
     finally:
         sys.setprofile(before)
+        threading.setprofile(before_in_threads)
 
 
 def foreign(implementation: Any) -> bool:
     """Whether an implementation (a function, a class or an adapter) comes from elsewhere than these packages."""
     inner = getattr(implementation, "cls", implementation)
-    while hasattr(inner, "func"):  # functools.partial
+    while isinstance(inner, functools.partial):
         inner = inner.func
     home = getattr(inner, "__module__", None) or type(inner).__module__
     return str(home).partition(".")[0] not in OWN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -315,7 +316,7 @@ BORDERS: dict[str, Callable[[], Border]] = {"numpy": NumpyBorder, "torch": Torch
 def candidates(function: Any) -> list[str]:
     """Frameworks that `function` may speak, likeliest first: by where it comes from and what it uses."""
     inner = function
-    while hasattr(inner, "func"):  # functools.partial
+    while isinstance(inner, functools.partial):
         inner = inner.func
     inner = getattr(inner, "__wrapped__", inner)
     home = str(getattr(inner, "__module__", "") or "").partition(".")[0]

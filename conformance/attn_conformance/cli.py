@@ -131,6 +131,9 @@ def parser() -> argparse.ArgumentParser:
         "--call-limit", type=seconds, default=30.0, metavar="SECONDS", help="for one case (default 30)"
     )
     run.add_argument(
+        "--load-limit", type=seconds, default=120.0, metavar="SECONDS", help="for importing it (default 120)"
+    )
+    run.add_argument(
         "--memory-limit",
         type=seconds,
         default=4.0,
@@ -188,5 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     verb = import_module(f"attn_conformance.commands.{options.verb}")  # the others' imports would cost time
-    status: int = verb.command(options, console, errors)
+    try:
+        status: int = verb.command(options, console, errors)
+    except KeyboardInterrupt:
+        errors.print("interrupted")
+        return 1
     return status

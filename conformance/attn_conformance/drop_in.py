@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from attn_conformance.borders import Border
+from attn_conformance.endings import described
 from attn_conformance.implementation import PARAMETERS
 from attn_conformance.sessions import DictSession, HookSession
 from attn_reference.claims import MODULE_FEATURES, Claims
@@ -42,7 +43,7 @@ class DropIn:
         try:
             self.load(module, params)
         except ValueError as error:  # which, from here, must not look like the constructor's refusal
-            raise RuntimeError(f"load_state_dict raised {type(error).__name__}: {error}") from error
+            raise RuntimeError(f"load_state_dict raised {described(error)}") from error
         return module
 
     def fresh(self) -> DropIn:

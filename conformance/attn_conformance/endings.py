@@ -14,8 +14,11 @@ OUT_OF_MEMORY = (
 )
 """What Python, PyTorch, NumPy and CUDA say when memory has run out."""
 
-when_exhausted: list[Callable[[str], None]] = []
-"""Called with what was said when an implementation has run out of memory: in workers, where the process then ends."""
+DEVICE_LOST = ("CUDA error", "device-side assert", "illegal memory access", "misaligned address")
+"""What PyTorch says when a process can use its CUDA device no more: in this call, or in any later one."""
+
+when_over: list[Callable[[str], None]] = []
+"""Called with what was said when memory or the device is gone: in workers, where the process then ends."""
 
 
 def by_user(error: BaseException) -> bool:
@@ -23,6 +26,31 @@ def by_user(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 
 
+LONGEST = 300
+"""Characters of an exception's text that are kept."""
+
+
+def described(error: BaseException) -> str:
+    """An exception's name and text, in one line that any terminal and file takes; it may lie in these, too."""
+    try:
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:LONGEST]}".removesuffix(": ")
+    except BaseException as unreadable:
+        if by_user(unreadable):
+            raise
+        text = f"{type(error).__name__}: (its text raised {type(unreadable).__name__})"
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that would steer a terminal, or that is no character at all."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def out_of_memory(said: str) -> bool:
     """Whether an exception, by its name and text, means that memory has run out."""
     return any(words in said for words in OUT_OF_MEMORY)
+
+
+def over(said: str) -> bool:
+    """Whether an exception, by its name and text, means that nothing more can be asked in this process."""
+    return out_of_memory(said) or any(words in said for words in DEVICE_LOST)

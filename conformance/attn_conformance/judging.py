@@ -72,12 +72,12 @@ class Judging(Protocol):
         ...
 
     def close(self) -> None:
-        """Nothing more will be asked."""
+        """Nothing more will be asked; what is being asked by other threads ends with GivenUp."""
         ...
 
 
 class GivenUp(Exception):
-    """No more is asked of a target: too many cases have used up their time or memory."""
+    """No more is asked of a target: too many cases have used up their time or memory, or it is closed."""
 
 
 class Here:

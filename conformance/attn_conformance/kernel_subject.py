@@ -36,8 +36,9 @@ class KernelSubject(Subject):
 
     def open(self) -> KernelSubject:
         """Of a function that has `fresh()`, what that returns, else the function itself."""
-        fresh = getattr(self.function, "fresh", None)
-        return replace(self, function=fresh()) if callable(fresh) else self
+        with blaming():
+            fresh = getattr(self.function, "fresh", None)
+            return replace(self, function=fresh()) if callable(fresh) else self
 
     def claiming(self, claims: Claims) -> KernelSubject:
         """The same implementation under other claims."""
@@ -79,7 +80,7 @@ class KernelSubject(Subject):
         out, lse = self.received(returned), None if lse is None else self.received(lse)
         if self.convention.axes == "BTHD" and out.ndim == 4:
             out = out.swapaxes(1, 2)
-        return Result(out, lse, str(getattr(returned, "device", "cpu")), returned)
+        return Result(out, lse, self.device_of(returned), returned)
 
     def _bind(self, natives: dict[str, Any], call: Call) -> tuple[list[Any], dict[str, Any]]:
         names = self.convention.names

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_conformance.adapters import NEEDS
-from attn_conformance.endings import by_user
+from attn_conformance.endings import by_user, described
 from attn_reference.claims import Claims
 
 GROUP = "attn_conformance.implementations"
@@ -85,7 +85,7 @@ def _object(where: str, target: str) -> Any:
     except BaseException as error:
         if by_user(error) or isinstance(error, TargetError):
             raise
-        raise TargetError(f"{target}: importing it raised {type(error).__name__}: {error}") from error
+        raise TargetError(f"{target}: importing it raised {described(error)}") from error
     found: Any = module
     for part in path.split("."):
         if not hasattr(found, part):

@@ -43,8 +43,9 @@ class ModuleSubject(Subject):
 
     def open(self) -> ModuleSubject:
         """The same implementation, with no module built yet."""
-        fresh = getattr(self.implementation, "fresh", None)
-        implementation = fresh() if callable(fresh) else self.implementation
+        with blaming():
+            fresh = getattr(self.implementation, "fresh", None)
+            implementation = fresh() if callable(fresh) else self.implementation
         return replace(self, implementation=implementation, handles={})
 
     def claiming(self, claims: Claims) -> ModuleSubject:
@@ -113,7 +114,7 @@ class ModuleSubject(Subject):
             raise Failed(f"returned shape {y.shape}, expected (B, T, n_state) = {expected}")
         if y.shape == expected:
             y = split(y, call.heads) if call.window == "qkv" else self.carrier(call).heads_of(y)
-        return Result(y, None, str(getattr(returned, "device", "cpu")), returned)
+        return Result(y, None, self.device_of(returned), returned)
 
     def prepare(self, call: Call) -> None:
         """Build the module that serves a call."""
@@ -186,8 +187,9 @@ class ModuleSubject(Subject):
 
     def session(self, handle: Any, cache: Any = None) -> Session:
         """A session of a module on an empty cache, or on one that another session has."""
-        open_: Any = getattr(self.implementation, "open")  # noqa: B009  # optional in the protocol
-        session: Session = open_(handle) if cache is None else open_(handle, cache)
+        with blaming():
+            open_: Any = getattr(self.implementation, "open")  # noqa: B009  # optional in the protocol
+            session: Session = open_(handle) if cache is None else open_(handle, cache)
         return session
 
 

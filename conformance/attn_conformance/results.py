@@ -139,6 +139,11 @@ class Report:
         return "differs" if any(row.declared for row in rows) else "conforms"
 
     @property
+    def interrupted(self) -> bool:
+        """Whether somebody has ended the run before all that was asked for was judged."""
+        return any(row.message == INTERRUPTED for row in self.rows.values())
+
+    @property
     def counts(self) -> dict[str, int]:
         """Rows by status."""
         statuses = ("passed", "failed", "error", "skipped", "observed")

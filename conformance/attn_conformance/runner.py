@@ -180,7 +180,7 @@ class _Run:
                 list(pool.map(self._judge, orders))
             except KeyboardInterrupt:
                 self.stop.set()
-                self.judging.close()  # which ends what is under way
+                self.judging.close()  # which ends what is under way, with GivenUp
                 raise
 
     def _judge(self, order: Order) -> None:
@@ -191,6 +191,8 @@ class _Run:
         try:
             judged = self.judging.judge(order)
         except GivenUp:
+            if self.stop.is_set():
+                return  # interrupted
             judged = Judged(Row(name, self.table[name].level, "skipped", message=SPENT), {})
         self.judged[name] = judged
         if self.shelf is not None:

@@ -15,7 +15,7 @@ from attn_conformance.audit import listening
 from attn_conformance.borders import Border
 from attn_conformance.cases import Call, layouts
 from attn_conformance.conventions import Convention
-from attn_conformance.endings import by_user, out_of_memory, when_exhausted
+from attn_conformance.endings import by_user, described, over, when_over
 from attn_conformance.judge import Answer, Failed, ask
 from attn_conformance.scope import Scope
 from attn_reference import Claims, Problem
@@ -27,11 +27,7 @@ class Raised(Failed):
     """The implementation raised where it had to answer; `error` is what it raised."""
 
     def __init__(self, error: BaseException) -> None:
-        try:
-            text = " ".join(str(error).split())
-        except Exception as unreadable:  # an exception of the implementation may lie, too
-            text = f"(its text raised {type(unreadable).__name__})"
-        super().__init__(f"raised {type(error).__name__}: {text[:300]}")
+        super().__init__(f"raised {described(error)}")
         self.error = error
 
 
@@ -50,11 +46,16 @@ def blaming() -> Iterator[None]:
     except BaseException as error:
         if by_user(error):
             raise
-        raised = Raised(error)
-        if out_of_memory(raised.message):
-            for tell in when_exhausted:
-                tell(raised.message)
-        raise raised from error
+        raise _raised(error) from error
+
+
+def _raised(error: BaseException) -> Raised:
+    """The failure that an exception is; where it means that this process is of no more use, that is told at once."""
+    raised = Raised(error)
+    if over(raised.message):
+        for tell in when_over:
+            tell(raised.message)
+    return raised
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +137,11 @@ class Subject(ABC):
         """The values of native arguments."""
         return {name: self.border.asnumpy(native) for name, native in natives.items()}
 
+    def device_of(self, returned: Any) -> str:
+        """The device that a result says it is on, "cpu" if it does not say."""
+        with blaming():
+            return str(getattr(returned, "device", "cpu"))
+
     def received(self, returned: Any) -> Array:
         """What the implementation returned, as a NumPy copy; Failed if it is no array of its framework.
 
@@ -144,6 +150,8 @@ class Subject(ABC):
         try:
             return self.border.asnumpy(returned)
         except TypeError as error:
-            raise Failed(f"returned the wrong type: {error}") from error
+            raise Failed(
+                f"returned the wrong type: {described(error).removeprefix('TypeError: ')}"
+            ) from error
         except Exception as error:
-            raise Raised(error) from error
+            raise _raised(error) from error

@@ -19,6 +19,7 @@ from attn_conformance.conventions import (
     recognise,
 )
 from attn_conformance.drop_in import DropIn, LacksParameters, looks_like_one, stated_or_plain
+from attn_conformance.endings import by_user, described
 from attn_conformance.implementation import Implementation
 from attn_conformance.judge import Failed
 from attn_conformance.kernel_subject import KernelSubject
@@ -61,8 +62,19 @@ def subject(target: str, narrowing: Narrowing = Narrowing()) -> tuple[Subject, d
 
     A smallest call in each claimed dtype comes first: it decides which framework's arrays the target takes.
     A module that answers it with something of another type or shape is not judged further: that is said under
-    "OUT-1" in the dtypes' place. TargetError if no dtype works with any framework.
+    "OUT-1" in the dtypes' place. TargetError if no dtype works with any framework, or if it cannot even be looked at.
     """
+    try:
+        return _subject(target, narrowing)
+    except (TargetError, ValueError):
+        raise
+    except BaseException as error:  # attributes, signatures and metaclasses are the target's code, too
+        if by_user(error):
+            raise
+        raise TargetError(f"{target}: looking at it raised {described(error)}") from error
+
+
+def _subject(target: str, narrowing: Narrowing) -> tuple[Subject, dict[str, str]]:
     if narrowing.convention is not None and narrowing.convention not in CONVENTIONS:
         raise TargetError(f"unknown convention {narrowing.convention!r}; known are {', '.join(CONVENTIONS)}")
     loaded = load(target)

@@ -47,7 +47,7 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
     )
     reports: list[Report] = []
     unjudged = False
-    for target in options.targets:
+    for number, target in enumerate(options.targets, 1):
         try:
             with Progress(target, quiet=options.quiet) as progress:
                 report = run(
@@ -62,7 +62,7 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
                     narrowing=narrowing,
                     isolate=not options.no_isolate,
                     jobs=options.jobs,
-                    limits=Limits(call=options.call_limit, memory=options.memory_limit),
+                    limits=Limits(options.call_limit, options.load_limit, options.memory_limit),
                     database=None if options.replay else database,
                     replay=replayed.get(target),
                     progress=progress,
@@ -74,6 +74,10 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
         reports.append(report)
         scripts = _scripts(report, database)
         terminal.show(report, load_requirements(), console, scripts, quiet=options.quiet)
+        if report.interrupted and (left := options.targets[number:]):
+            errors.print(f"not judged, since interrupted: {', '.join(left)}", markup=False)
+            unjudged = True
+            break
     if reports:
         _write(reports, options)
         _tell_github(reports, strict=options.strict)

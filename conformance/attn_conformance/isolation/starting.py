@@ -7,14 +7,15 @@ import multiprocessing
 import sys
 import threading
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-WITHOUT_TORCH = ("attn_reference", "numpy", "jax")
-"""Packages whose implementations need no PyTorch: the others may, and find it imported already."""
+WITHOUT_TORCH = ("attn_reference", "numpy", "jax", "mutant", "twin", "control")
+"""Where targets begin that need no PyTorch: others may, and find it imported already."""
 
 _main_hidden = threading.Lock()
 
@@ -24,7 +25,7 @@ def context(target: str, device: str) -> BaseContext:
 
     A fork of a process that has run PyTorch's threads would wait for them for ever, and CUDA survives no fork.
     """
-    if device == "cuda" or not hasattr(multiprocessing, "get_context") or sys.platform != "linux":
+    if device == "cuda" or sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     server = multiprocessing.get_context("forkserver")
     modules = ["attn_conformance.isolation.worker", "attn_conformance.registry"]
@@ -32,13 +33,19 @@ def context(target: str, device: str) -> BaseContext:
     return server
 
 
-def start(context: BaseContext, function: Callable[..., None], *arguments: Any) -> BaseProcess:
-    """Start a process that calls a function of an importable module.
+def start(
+    context: BaseContext, function: Callable[..., None], *arguments: Any
+) -> tuple[BaseProcess, Connection]:
+    """Start a process that calls a function of an importable module, with our life and the arguments.
+
+    Our life is the reading end of a pipe to which nobody writes. Its other end is given back: when that is closed, by
+    us or by the system when this process ends, the life is over.
 
     The caller's main module is hidden meanwhile: the process needs nothing of it, and a script that has no
     `if __name__ == "__main__"` would run again in there.
     """
-    process: BaseProcess = context.Process(target=function, args=arguments)  # type: ignore[attr-defined]
+    life, ours = context.Pipe(duplex=False)
+    process: BaseProcess = context.Process(target=function, args=(life, *arguments))  # type: ignore[attr-defined]
     with _main_hidden:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
@@ -46,7 +53,8 @@ def start(context: BaseContext, function: Callable[..., None], *arguments: Any) 
             process.start()
         finally:
             sys.modules["__main__"] = main
-    return process
+            life.close()
+    return process, ours
 
 
 def _may_use_torch(target: str) -> bool:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
+import fcntl
 import json
 import os
 import resource
 import runpy
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from attn_conformance.cases import Case
-from attn_conformance.endings import when_exhausted
+from attn_conformance.endings import out_of_memory, over, when_over
 from attn_conformance.explanation import explained
+from attn_conformance.isolation.limits import Limits
 from attn_conformance.judge import Failed, NotAsked
 from attn_conformance.judging import Facts
 from attn_conformance.loading import TargetError
@@ -31,23 +33,49 @@ from attn_conformance.targets import Narrowing, subject
 
 Message = dict[str, Any]
 
-DIE_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG of Linux's prctl."""
+Surroundings = tuple[str, Sequence[str], Mapping[str, str]]
+"""Working directory, import path and environment variables."""
+
+LARGEST = 2**24
+"""Bytes of a message that are read: far more than the suite itself sends."""
 
 
 class Channel:
-    """Messages in both directions: JSON, so that nothing that a target's process sends is ever executed."""
+    """Messages in both directions: lines of JSON, which the other side can neither execute here nor break off.
+
+    What has arrived is read, and no read waits for the rest: a target's process may write what it likes.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.arrived = b""
 
     def send(self, **message: Any) -> None:
-        """Send a message."""
-        self.connection.send_bytes(json.dumps(message).encode())
+        """Send a message; OSError where the other side is gone."""
+        data = json.dumps(message).encode() + b"\n"
+        while data:
+            data = data[os.write(self.connection.fileno(), data) :]
 
-    def receive(self) -> Message:
-        """The next message; EOFError where the other side is gone, ValueError where it is no message."""
-        message = json.loads(self.connection.recv_bytes())
+    def receive(self, seconds: float | None = None, *ends: int) -> Message | None:
+        """The next message, None if it does not come in time.
+
+        ends: descriptors that become ready when the other side ends, which others may hold open. EOFError where it has
+        ended, ValueError for what is no message.
+        """
+        until = None if seconds is None else time.monotonic() + seconds
+        while b"\n" not in self.arrived:
+            ready = wait(
+                [self.connection, *ends], None if until is None else max(0, until - time.monotonic())
+            )
+            if not ready:
+                return None
+            if self.connection not in ready or not (data := os.read(self.connection.fileno(), 2**16)):
+                raise EOFError
+            self.arrived += data
+            if len(self.arrived) > LARGEST:
+                raise ValueError("too long for a message")
+        line, _, self.arrived = self.arrived.partition(b"\n")
+        message = json.loads(line)
         if not isinstance(message, dict):
             raise ValueError("not a message")
         return message
@@ -73,6 +101,10 @@ class Announcing:
             return Failed(message)
         if self.met and self.settled:
             raise NotAsked("not run: a case before it has ended the process")
+        if (
+            self.channel.connection.closed
+        ):  # in a fork that the target has made, and that has returned from its call
+            os._exit(1)
         self.channel.send(case=stored.to_json())
         return None
 
@@ -94,19 +126,24 @@ def order_from_json(data: Message) -> Order:
 
 
 def serve(
+    life: Connection,
     connection: Connection,
     output: Connection,
     target: str,
     narrowing: Narrowing,
-    memory: float,
-    where: tuple[str, Sequence[str], Mapping[str, str]],
+    limits: Limits,
+    where: Surroundings,
 ) -> None:
-    """Load a target, then judge and explain what the parent asks for, until it says no more.
+    """Load a target, then judge and explain what the parent asks for, for as long as it is there.
 
-    where: working directory, import path and environment variables of the parent.
+    life: of the parent, as `start` gives it. where: the surroundings of the parent.
     """
-    _detach(output, where)
+    _detach(life, output, where)
     channel = Channel(connection)
+    # A fork that the target makes, and that returns from its call, must not answer in this process's place.
+    os.register_at_fork(after_in_child=connection.close)
+    if narrowing.device == "cpu":
+        _limit_memory(max(limits.memory, Limits.memory))
     try:
         found, refused = subject(target, narrowing)
     except (TargetError, ValueError) as error:
@@ -114,71 +151,90 @@ def serve(
         os._exit(0)
     checks()
     if narrowing.device == "cpu":
-        _limit_memory(memory)
+        _limit_memory(limits.memory)
 
     def end(said: str) -> None:
-        channel.send(exhausted=said)
-        os._exit(0)  # memory that a target holds on to would be short in all that comes after
+        channel.send(**{"exhausted" if out_of_memory(said) else "lost": said})
+        os._exit(0)  # what is gone would be lacking in all that comes after
 
-    when_exhausted.append(end)
+    when_over.append(end)
     channel.send(facts=Facts.of(found, refused, narrowing.options).to_json())
-    while True:
-        try:
-            message = channel.receive()
-        except EOFError:
-            break
-        if "judge" in message:
-            announcing = Announcing(channel, message["known"], settled=message["settled"])
-            judged = judge(order_from_json(message["judge"]), found, refused, announcing)
-            healed = [stored.to_json() for stored in judged.healed]
-            name = judged.row.requirement
-            channel.send(row={name: judged.row.to_json()}, events=dict(judged.events), healed=healed)
-        elif "explain" in message:
-            ((name, row),) = message["explain"].items()
 
-            def execute(script: str, arguments: Sequence[str], seconds: float) -> int:
-                channel.send(execute=script, arguments=list(arguments), seconds=seconds)
-                return int(channel.receive()["status"])
+    def execute(script: str, arguments: Sequence[str], seconds: float) -> int:
+        channel.send(execute=script, arguments=list(arguments), seconds=seconds)
+        return int((channel.receive() or {})["status"])
 
-            new = explained(Row.from_json(name, row), found, execute, message["deadly"])
-            channel.send(row={name: new.to_json()})
-        else:
-            break
-    # Threads that the target has left running are not waited for.
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-    os._exit(0)
+    with contextlib.suppress(EOFError):
+        while message := channel.receive():
+            if "judge" in message:
+                announcing = Announcing(channel, message["known"], settled=message["settled"])
+                judged = judge(order_from_json(message["judge"]), found, refused, announcing)
+                name, row = judged.row.requirement, judged.row
+                if row.status == "error" and over(row.message or ""):
+                    end(
+                        row.message or ""
+                    )  # the suite had no memory left, or met what a call did to the device
+                healed = [stored.to_json() for stored in judged.healed]
+                events = dict(judged.events)
+                channel.send(row={name: row.to_json()}, events=events, healed=healed, met=announcing.met)
+            else:
+                ((name, data),) = message["explain"].items()
+                row = explained(Row.from_json(name, data), found, execute, message["deadly"])
+                channel.send(row={name: row.to_json()})
+    os._exit(0)  # threads that the target has left running are not waited for
 
 
 def run_script(
+    life: Connection,
     path: str,
     arguments: Sequence[str],
     output: Connection,
-    where: tuple[str, Sequence[str], Mapping[str, str]],
+    memory: float | None,
+    where: Surroundings,
 ) -> None:
-    """Run a script as `python PATH ARGUMENTS` does, in a process that starts for it."""
-    _detach(output, where)
+    """Run a script as `python PATH ARGUMENTS` does, in a process that starts for it.
+
+    memory: GiB that it may hold beyond what the process holds already, None for no limit. The others: as for `serve`.
+    """
+    _detach(life, output, where)
+    if memory is not None:
+        _limit_memory(memory)
     sys.argv = [path, *arguments]
     sys.path.insert(0, str(Path(path).parent))
     runpy.run_path(path, run_name="__main__")
 
 
-def _detach(output: Connection, where: tuple[str, Sequence[str], Mapping[str, str]]) -> None:
+def _detach(life: Connection, output: Connection, where: Surroundings) -> None:
     """Make this process its own: no keyboard, no terminal, no life after the parent's, no core files."""
     folder, paths, variables = where
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    _end_with(life)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, standard in ((nothing, 0), (output.fileno(), 1), (output.fileno(), 2)):
         os.dup2(source, standard)
-    faulthandler.enable(file=2)
+    faulthandler.enable(file=2, all_threads=False)
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=False)
     os.chdir(folder)
     sys.path[:] = paths
+    os.environ.clear()
     os.environ.update(variables)
+
+
+def _end_with(life: Connection) -> None:
+    """Have the system kill this process, and all in its group, when the other end of a pipe is closed.
+
+    The signal of a parent's death would not do: the parent is the fork server, which outlives the judging process for
+    as long as a worker does.
+    """
+    if sys.platform != "linux":
+        return
+    fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+    if life.poll():  # it was closed before that
+        os._exit(1)
 
 
 def _limit_memory(gibibytes: float) -> None:

@@ -10,26 +10,36 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
+from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TypeVar, get_args
 
+from attn_conformance.endings import printable
 from attn_conformance.isolation import worker as worker_process
 from attn_conformance.isolation.limits import Limits
 from attn_conformance.isolation.starting import context, start
-from attn_conformance.isolation.worker import Channel, Message, key, order_to_json
+from attn_conformance.isolation.worker import Channel, Message, Surroundings, key, order_to_json
 from attn_conformance.judging import Facts, GivenUp
 from attn_conformance.loading import TargetError
-from attn_conformance.results import Row
+from attn_conformance.results import Row, Status
 from attn_conformance.rows import Judged, Order
 from attn_conformance.stored import Stored
 from attn_conformance.targets import Narrowing
 from attn_reference.requirements import load_requirements
 
+Answer = TypeVar("Answer")
+
 NOT_REPEATED = " (not repeatable: in a second process the same case did no harm)"
+
+NONSENSE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What reading a message raises that the suite has not sent: a target's process may write what it likes."""
+
+FEWER_DEATHS = 3
+"""Limit of deaths on CUDA, where a process takes seconds to start."""
 
 KEPT = 2**15
 """Bytes of a process's last words that are kept."""
@@ -37,69 +47,79 @@ KEPT = 2**15
 
 @dataclass(frozen=True)
 class Death:
-    """How a process ended. costly: by using up time or memory. case: what it was at, as JSON; None if that was none."""
+    """How a process ended. costly: by using up time or memory. case: what it was at, None if that was none."""
 
     message: str
     costly: bool
-    case: Message | None
+    case: Stored | None
 
 
 class Worker:
-    """One process and the talk with it."""
+    """One process and the talk with it, one question at a time; close() may come from any thread."""
 
     def __init__(self, target: str, narrowing: Narrowing, limits: Limits) -> None:
         self.limits = limits
+        self.memory = limits.memory if narrowing.device == "cpu" else None
         self.context = context(target, narrowing.device)
         ours, theirs = self.context.Pipe()
         self.output = Output(self.context)
-        arguments = (theirs, self.output.writer, target, narrowing, limits.memory, surroundings())
-        self.process = start(self.context, worker_process.serve, *arguments)
+        arguments = (theirs, self.output.writer, target, narrowing, limits, surroundings())
+        self.process, self.life = start(self.context, worker_process.serve, *arguments)
         theirs.close()
         self.output.begin()
         self.channel = Channel(ours)
-        self.dead = False
+        self.script: BaseProcess | None = None
+        self.talk = threading.RLock()
+        self.ended = False
+        self.closed = False
 
-    def ask(self, message: Message, seconds: float) -> Message | Death:
-        """Its answer to a message ({} to await the first); announcements of cases renew the time it has."""
-        case: Message | None = None
-        try:
-            if message:
-                self.channel.send(**message)
-            while True:
-                answer = self._receive(seconds)
-                if answer is None:
-                    return self._hung(seconds, case)
-                if "case" in answer:
-                    case = answer["case"]
-                elif "exhausted" in answer:
-                    self.close()
-                    return Death(
-                        f"used up {self.limits.memory:g} GiB of memory: {answer['exhausted']}", True, case
-                    )
-                elif "execute" in answer:
-                    self.channel.send(status=self.execute(answer))
-                else:
-                    return answer
-        except (EOFError, OSError, ValueError, KeyError):
-            return self._died(case)
+    def ask(self, message: Message, seconds: float, read: Callable[[Message], Answer]) -> Answer | Death:
+        """What `read` makes of its answer to a message ({} to await the first).
 
-    def _receive(self, seconds: float) -> Message | None:
-        """The next message, None if none came in time; EOFError if the process has ended."""
-        ready = wait([self.channel.connection, self.process.sentinel], seconds)
-        if not ready:
-            return None
-        if not self.channel.connection.poll():
-            raise EOFError
-        return self.channel.receive()
+        Announcements of cases renew the seconds that it has. read: may raise what NONSENSE holds.
+        """
+        case: Stored | None = None
+        with self.talk:
+            try:
+                if message:
+                    self.channel.send(**message)
+                while True:
+                    answer = self.channel.receive(seconds, self.process.sentinel)
+                    if answer is None:
+                        return self._hung(seconds, case)
+                    if "case" in answer:
+                        case = Stored.from_json(answer["case"])
+                    elif "exhausted" in answer:
+                        return self._exhausted(str(answer["exhausted"]), case)
+                    elif "lost" in answer:
+                        self.close()
+                        return Death(f"left the device unusable: {answer['lost']}", costly=False, case=case)
+                    elif "execute" in answer:
+                        self.channel.send(status=self.execute(answer))
+                    else:
+                        return read(answer)
+            except (EOFError, OSError):
+                return self._died(case)
+            except NONSENSE:
+                self.close()
+                return Death(
+                    f"wrote into its connection with the suite{self.output.where()}", costly=False, case=case
+                )
 
-    def _hung(self, seconds: float, case: Message | None) -> Death:
+    def _hung(self, seconds: float, case: Stored | None) -> Death:
         with contextlib.suppress(OSError):
-            os.kill(self.process.pid or 0, signal.SIGUSR1)  # it says where it is
+            if self.process.pid is not None:
+                os.kill(self.process.pid, signal.SIGUSR1)  # it says where it is
         time.sleep(0.2)
         self.close()
-        return Death(f"did not return within {seconds:g} s{self.output.where()}", True, case)
+        return Death(f"did not return within {seconds:g} s{self.output.where()}", costly=True, case=case)
 
-    def _died(self, case: Message | None) -> Death:
+    def _exhausted(self, said: str, case: Stored | None) -> Death:
+        self.close()
+        how = "ran out of memory" if self.memory is None else f"used up {self.memory:g} GiB of memory"
+        return Death(f"{how}: {said}", costly=True, case=case)
+
+    def _died(self, case: Stored | None) -> Death:
         self.process.join(2)
         code = self.process.exitcode
         self.close()
@@ -109,38 +129,47 @@ class Worker:
             how = f"ended the process by {_signal(-code)}"
         else:
             how = f"ended the process with exit status {code}"
-        return Death(f"{how}{self.output.where()}", False, case)
+        # SIGKILL is what Linux does where the memory of the machine has run out.
+        return Death(f"{how}{self.output.where()}", costly=code == -signal.SIGKILL, case=case)
 
     def execute(self, request: Message) -> int:
         """The exit status of a script, run in a process that starts for it; -SIGKILL if it took too long."""
+        text, arguments = str(request["execute"]), [str(argument) for argument in request["arguments"]]
+        seconds = min(self.limits.load, float(request["seconds"]))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "reproducer.py"
-            path.write_text(request["execute"], encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
             output = Output(self.context)
-            arguments = (str(path), request["arguments"], output.writer, surroundings())
-            process = start(self.context, worker_process.run_script, *arguments)
+            given = (str(path), arguments, output.writer, self.memory, surroundings())
+            process, life = start(self.context, worker_process.run_script, *given)
+            self.script = process
             output.begin()
-            process.join(request["seconds"])
+            process.join(0 if self.ended else seconds)
             code = process.exitcode
+            self.script = None
             _kill(process)
-            process.join(2)
+            process.join(5)
+            life.close()
             output.close()
             process.close()
         return -signal.SIGKILL if code is None else code
 
     def close(self) -> None:
-        """End the process, whatever it does, and all that it has started."""
-        if self.dead:
-            return
-        self.dead = True
-        with contextlib.suppress(OSError, ValueError):
-            if self.process.is_alive():
-                self.channel.send(end=True)
-                self.process.join(1)
-        _kill(self.process)
-        self.process.join(5)
-        self.channel.connection.close()
-        self.output.close()
+        """End the process, whatever it does, and what it has started in its group; give back what it held here."""
+        self.ended = True
+        for process in (self.process, self.script):
+            if process is not None and not self.closed:
+                _kill(process)  # so that a thread which waits for it stops waiting, and the talk ends
+        with self.talk:
+            if self.closed:
+                return
+            self.closed = True
+            self.process.join(5)
+            self.life.close()
+            self.channel.connection.close()
+            self.output.close()
+            with contextlib.suppress(ValueError):  # not even SIGKILL has ended it yet
+                self.process.close()
 
 
 class Output:
@@ -149,6 +178,7 @@ class Output:
     def __init__(self, context: BaseContext) -> None:
         self.reader, self.writer = context.Pipe(duplex=False)
         self.last = b""
+        self.enough = threading.Event()
         self.thread = threading.Thread(target=self._read, daemon=True)
 
     def begin(self) -> None:
@@ -157,8 +187,13 @@ class Output:
         self.thread.start()
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while data := os.read(self.reader.fileno(), KEPT):
+        """Read until nobody holds the other end, or, since what the process has started may hold it, until told."""
+        with self.reader:
+            while not self.enough.is_set():
+                if not self.reader.poll(0.2):
+                    continue
+                if not (data := os.read(self.reader.fileno(), KEPT)):
+                    break
                 self.last = (self.last + data)[-KEPT:]
 
     def where(self) -> str:
@@ -168,19 +203,17 @@ class Output:
         own = str(Path(__file__).parents[1])
         frames = [line.strip() for line in lines if line.startswith('  File "')]
         theirs = [frame for frame in frames if own not in frame][:2]
-        return "".join(f"\nin {frame.removeprefix('File ')}" for frame in theirs)
+        return "".join(f"\nin {printable(frame.removeprefix('File '))}" for frame in theirs)
 
     def close(self) -> None:
         """Read no more."""
         self.thread.join(0.5)
-        if (
-            not self.thread.is_alive()
-        ):  # else something that the process has started still holds the other end
-            self.reader.close()
+        self.enough.set()
+        self.thread.join()
 
 
 class Workers:
-    """A target in processes of its own: one for each thread that asks, replaced when it ends."""
+    """A target in processes of its own: as many as threads ask at once, each replaced when it ends."""
 
     def __init__(
         self,
@@ -197,80 +230,103 @@ class Workers:
         self.explain = explain
         self.costs = 0
         self.fatal_rows = 0
-        self.mine = threading.local()
+        self.repeated: set[str] = set()
         self.all: list[Worker] = []
+        self.idle: list[Worker] = []
+        self.closed = False
         atexit.register(self.close)
-        self.facts: Facts = self._start()
+        try:
+            worker, self.facts = self._start()
+        except BaseException:
+            self.close()
+            raise
+        self.idle.append(worker)
 
     def judge(self, order: Order) -> Judged:
-        """Judge one requirement; GivenUp after too many that used up time or memory."""
-        if self.costs >= self.limits.costs:
-            raise GivenUp
-        known: dict[str, str] = {}
+        """Judge one requirement; GivenUp after too much that used up time or memory, and once closed."""
+        known: dict[str, Death] = {}
         first: Stored | None = None
         # What makes several rows end their process is made smaller in the first of them alone.
-        deaths = self.limits.deaths if self.fatal_rows < 2 else 0
+        deaths = self.limits.deaths if self.fatal_rows == 0 else 0
+        if self.narrowing.device == "cuda":
+            deaths = min(deaths, FEWER_DEATHS)
         settled = False
         said = ""
         for _ in range(deaths + 3):
-            message = {"judge": order_to_json(order), "known": known, "settled": settled}
+            if self.costs >= self.limits.costs and first is None:
+                raise GivenUp
             try:
-                answer = self._worker().ask(message, self.limits.call)
+                answer = self._judged(order, known, settled=settled)
             except TargetError as error:
-                return Judged(replace(self._failed(order, None, f"not judged: {error}"), status="error"), {})
-            if not isinstance(answer, Death):
-                return self._complete(answer, first, known)
-            self.costs += answer.costly
-            said = answer.message
-            if answer.case is None:
+                if first is None:
+                    return Judged(
+                        replace(self._failed(order, None, f"not judged: {error}"), status="error"), {}
+                    )
                 break
-            case = Stored.from_json(answer.case)
-            if first is None:
-                first = case
-                self.fatal_rows += 1
-            known[key(case)] = answer.message
+            if not isinstance(answer, Death):
+                judged, met = answer
+                return self._complete(order, judged, None if met else first, known)
+            if answer.case is None:
+                said = f"{answer.message}, before any case"
+                break
+            first = first or answer.case
+            known[key(answer.case)] = answer
             settled = answer.costly or len(known) > deaths
-        text = f"{said}, before any case" if first is None else known[key(first)] + NOT_REPEATED
-        return Judged(self._failed(order, first, text), {})
+        self.fatal_rows += 1
+        return Judged(self._failed(order, first, said if first is None else known[key(first)].message), {})
 
     def close(self) -> None:
-        """End all processes."""
-        for worker in self.all:
+        """End all processes; a thread that is asking gets GivenUp."""
+        self.closed = True
+        for worker in list(self.all):
             worker.close()
         self.all.clear()
+        self.idle.clear()
         atexit.unregister(self.close)
 
-    def _complete(self, answer: Message, first: Stored | None, known: dict[str, str]) -> Judged:
-        ((name, data),) = answer["row"].items()
-        row = Row.from_json(name, data)
-        if first is not None and row.status in ("passed", "skipped"):
-            row = replace(
-                row,
-                status="failed",
-                message=known[key(first)] + NOT_REPEATED,
-                counterexample=first.case.to_json(),
-                check=first.check,
-            )
-        if self.explain and row.status == "failed" and row.counterexample is not None:
-            row = self._explained(row, known)
-        healed = tuple(Stored.from_json(stored) for stored in answer["healed"])
-        return Judged(row, answer["events"], healed)
+    def _complete(self, order: Order, judged: Judged, lost: Stored | None, known: dict[str, Death]) -> Judged:
+        """The judgement with what the parent alone knows. lost: a deadly case that was not drawn in later processes."""
+        row = judged.row
+        if lost is not None and row.status in ("passed", "skipped"):
+            row = replace(self._failed(order, lost, known[key(lost)].message), level=row.level)
+        stored = Stored.of(row)
+        death = None if stored is None else known.get(key(stored))
+        if stored is not None and death is not None:
+            self.fatal_rows += 1
+            if not self._repeats(order, stored, death):
+                row = replace(row, message=death.message + NOT_REPEATED)
+        if self.explain and stored is not None:
+            row = self._explained(row, death)
+        return replace(judged, row=row)
 
-    def _explained(self, row: Row, known: dict[str, str]) -> Row:
+    def _repeats(self, order: Order, stored: Stored, death: Death) -> bool:
+        """Whether a case that has ended a process ends another one, too.
+
+        Not tried, but taken for granted, where that would cost much, and where another case has ended two processes in
+        the same way and place.
+        """
+        if death.costly or death.message in self.repeated:
+            return True
+        try:
+            answer = self._judged(replace(order, stored=(stored,), replay=True), {}, settled=False)
+        except TargetError:
+            return True
+        if not isinstance(answer, Death):
+            return answer[0].row.status == "failed"  # in another way
+        self.repeated.add(death.message)
+        return True
+
+    def _explained(self, row: Row, death: Death | None) -> Row:
         """The row with what only a further look gives; as it is, if that ends the process."""
-        message = (row.message or "").removesuffix(NOT_REPEATED)
         deadly = None
-        if message in known.values():
-            deadly = "hang" if message.startswith("did not return") else "crash"
+        if death is not None:
+            deadly = "hang" if death.message.startswith("did not return") else "crash"
         order = {"explain": {row.requirement: row.to_json()}, "deadly": deadly}
         try:
-            answer = self._worker().ask(order, 4 * self.limits.call)
+            answer = self._ask(order, 4 * self.limits.call, partial(_row, row.requirement))
         except TargetError:
             return row
-        if isinstance(answer, Death) or "row" not in answer:
-            return row
-        ((name, data),) = answer["row"].items()
-        return Row.from_json(name, data)
+        return row if isinstance(answer, Death) else answer
 
     def _failed(self, order: Order, case: Stored | None, message: str) -> Row:
         """A row of which no process has lived to tell."""
@@ -280,37 +336,84 @@ class Workers:
             return row
         return replace(row, examples=1, counterexample=case.case.to_json(), check=case.check)
 
-    def _worker(self) -> Worker:
-        worker: Worker | None = getattr(self.mine, "worker", None)
-        if worker is None or worker.dead:
-            self._start()
-            worker = self.mine.worker
-        return worker
+    def _judged(self, order: Order, known: dict[str, Death], *, settled: bool) -> tuple[Judged, bool] | Death:
+        """What a process says to an order, given what others have died of."""
+        told = {case: death.message for case, death in known.items()}
+        message = {"judge": order_to_json(order), "known": told, "settled": settled}
+        return self._ask(message, self.limits.call, partial(_judgement, order))
 
-    def _start(self) -> Facts:
-        worker = Worker(self.target, self.narrowing, self.limits)
-        self.mine.worker = worker
-        self.all.append(worker)
-        answer = worker.ask({}, self.limits.load)
-        if not isinstance(answer, Death) and "facts" in answer:
-            return Facts.from_json(answer["facts"])
-        worker.close()
+    def _ask(self, message: Message, seconds: float, read: Callable[[Message], Answer]) -> Answer | Death:
+        """Ask a process that is idle, or a new one: TargetError if that cannot load the target, GivenUp once closed."""
+        try:
+            worker = self.idle.pop()
+        except IndexError:
+            worker, _ = self._start()
+        answer = worker.ask(message, seconds, read)
+        if self.closed:
+            raise GivenUp
         if isinstance(answer, Death):
+            self.costs += answer.costly
+            self._forget(worker)
+        else:
+            self.idle.append(worker)
+        return answer
+
+    def _start(self) -> tuple[Worker, Facts]:
+        worker = Worker(self.target, self.narrowing, self.limits)
+        self.all.append(worker)
+        if self.closed:  # by another thread, which may have missed this one
+            worker.close()
+            raise GivenUp
+        answer = worker.ask({}, self.limits.load, _facts)
+        if self.closed:
+            raise GivenUp
+        if isinstance(answer, Facts):
+            return worker, answer
+        worker.close()
+        self._forget(worker)
+        if isinstance(answer, Death):
+            self.costs += answer.costly
             raise TargetError(f"{self.target}: loading it {answer.message}")
-        raise TargetError(answer.get("unjudgeable", "its process sent nonsense"))
+        raise TargetError(answer)
+
+    def _forget(self, worker: Worker) -> None:
+        with contextlib.suppress(ValueError):  # close() of another thread was quicker
+            self.all.remove(worker)
 
 
-def surroundings() -> tuple[str, Sequence[str], dict[str, str]]:
-    """Working directory, import path and environment variables of this process."""
+def _facts(answer: Message) -> Facts | str:
+    """The facts of a target, or why it cannot be judged."""
+    return str(answer["unjudgeable"]) if "unjudgeable" in answer else Facts.from_json(answer["facts"])
+
+
+def _judgement(order: Order, answer: Message) -> tuple[Judged, bool]:
+    """What came of an order, and whether a case came again that had ended a process."""
+    row = _row(order.requirement, answer)
+    healed = tuple(Stored.from_json(stored) for stored in answer["healed"])
+    return Judged(row, dict(answer["events"]), healed), bool(answer["met"])
+
+
+def _row(requirement: str, answer: Message) -> Row:
+    """The row of a requirement in an answer: another's would be that of a process which the target has forked."""
+    row = Row.from_json(requirement, answer["row"][requirement])
+    if row.status not in get_args(Status):
+        raise ValueError("not a status")
+    Stored.of(row)
+    return row
+
+
+def surroundings() -> Surroundings:
+    """Those of this process."""
     return os.getcwd(), list(sys.path), dict(os.environ)
 
 
 def _kill(process: BaseProcess) -> None:
-    """End a process, and all that it has started and not let go."""
-    with contextlib.suppress(OSError):
-        os.killpg(process.pid or 0, signal.SIGKILL)
+    """End a process, and all that it has started in its group."""
     with contextlib.suppress(OSError, ValueError):
-        if process.is_alive():
+        if process.pid is not None:
+            os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(OSError, ValueError):
+        if process.is_alive():  # it has no group of its own yet
             process.kill()
 
 
