@@ -34,7 +34,7 @@ from attn_reference.requirements import load_requirements
 def command(options: argparse.Namespace, console: Console, errors: Console) -> int:
     """The exit status."""
     try:
-        _writable(options)
+        writable(options)
         expected = _expected(options.expect)
         replayed = {} if options.replay is None else _replayed(options.replay, options.targets)
     except ValueError as error:
@@ -98,10 +98,10 @@ def _scripts(report: Report, database: Database) -> dict[str, Path]:
     return {name: file for name, file in files.items() if file is not None}
 
 
-def _writable(options: argparse.Namespace) -> None:
+def writable(options: argparse.Namespace) -> None:
     """ValueError where a file could not be written in the end: better said before the run than after it."""
     for option in ("json", "html", "junit"):
-        path: Path | None = getattr(options, option)
+        path: Path | None = getattr(options, option, None)  # not every verb has each
         if path is None:
             continue
         if not path.resolve().parent.is_dir():
