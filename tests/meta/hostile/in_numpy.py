@@ -57,7 +57,7 @@ def note(name, what=""):
 
 @where_masked
 def sleeps(*_):
-    note("asleep")
+    note("asleep", os.getpid())
     while True:
         time.sleep(1)
 
@@ -65,14 +65,14 @@ def sleeps(*_):
 @where_masked
 def sleeps_beside_a_child(*_):
     os.fork()
-    note("asleep")
+    note("asleep", os.getpid())
     while True:
         time.sleep(1)
 
 
 @where_masked
 def spins(*_):
-    note("asleep")
+    note("asleep", os.getpid())
     while True:
         pass
 
