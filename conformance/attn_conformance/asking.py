@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from attn_conformance.database import Database
 from attn_conformance.expectations import Expectation, settled
 from attn_conformance.judging import GivenUp, Judging
 from attn_conformance.report.terminal import repetition, story
@@ -90,8 +91,12 @@ class Asked:
 
     def _row(self) -> Row:
         judging = loaded(self.target, self.terms.narrowing, self.terms.isolate)
+        shelf = Database().shelf(self.target, judging.facts.device, judging.facts.claims)
+        order = Order(self.id, self.terms.effort, self.terms.seed, shelf.cases(self.id))
         try:
-            row = judging.judge(Order(self.id, self.terms.effort, self.terms.seed)).row
+            judged = judging.judge(order)
+            row = judged.row
+            shelf.keep(row, judged.healed)
         except GivenUp:
             row = Row(self.id, self.level, "failed", message=SPENT)
         return settled(row, self.terms.expected.get(self.id), date.today())
@@ -99,9 +104,12 @@ class Asked:
     def _story(self, row: Row) -> str:
         text = io.StringIO()
         console = Console(file=text, width=WIDTH, highlight=False, color_system=None)
-        again = repetition(self.target, self.id, seed=self.terms.seed, effort=self.terms.effort)
+        again = repetition(
+            self.target, self.id, self.terms.seed, self.terms.effort, self.terms.narrowing.options
+        )
         story(row, self.requirement, console, again)
-        return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
+        lines = [line.rstrip() for line in text.getvalue().strip().splitlines()]
+        return "\n".join(lines if row.reproducer is None else [*lines, "", row.reproducer])
 
 
 def asked(target: str, terms: Terms) -> list[Asked]:

@@ -1,4 +1,4 @@
-"""The command line: `attn-conformance run | report | explain | list`."""
+"""The command line: `attn-conformance run | report | explain | list | selftest`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,14 @@ def positive(text: str) -> int:
     return value
 
 
+def shard(text: str) -> tuple[int, int]:
+    """I/N: two integers, 1 <= I <= N."""
+    mine, _, all_ = text.partition("/")
+    if not (mine.isdecimal() and all_.isdecimal() and 1 <= int(mine) <= int(all_)):
+        raise argparse.ArgumentTypeError(f"I/N with 1 <= I <= N was expected, as in 2/4, not {text!r}")
+    return int(mine), int(all_)
+
+
 def seconds(text: str) -> float:
     """A positive number."""
     value = float(text)
@@ -50,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     top.add_argument("--version", action="version", version=importlib.metadata.version("attn-conformance"))
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="{list,run,explain,report}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="{list,run,explain,report,selftest}")
 
     listing = verbs.add_parser(
         "list", help="implementations that are registered, and what could be installed"
@@ -67,6 +75,14 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--only", type=names, default=(), metavar="ID|GROUP[,...]", help="judge these requirements only"
     )
+    run.add_argument(
+        "--shard",
+        type=shard,
+        default=(1, 1),
+        metavar="I/N",
+        help="judge the I-th of N parts of the requirements",
+    )
+    run.add_argument("--spec", metavar="VERSION", help="of the specification: what came later is not asked")
     run.add_argument(
         "--strict", action="store_true", help="documented differences and failed shoulds count as failures"
     )
@@ -143,6 +159,26 @@ def parser() -> argparse.ArgumentParser:
         "explain", help="a requirement: its source, who agrees, an example of a failure"
     )
     explain.add_argument("id", metavar="ID")
+
+    selftest = verbs.add_parser("selftest", help="the suite proves itself")
+    kills = selftest.add_subparsers(dest="proof", required=True).add_parser(
+        "kills",
+        help="wrong implementations have to be rejected, and right ones with the same code not",
+        epilog="Exit status: 0 if so; 1 if not; 2 nothing could be judged.",
+    )
+    kills.add_argument(
+        "--full", action="store_true", help="by every requirement: tells the wrong killers (hours)"
+    )
+    kills.add_argument("--seed", type=int, default=0, help="the same seed gives the same cases (default 0)")
+    kills.add_argument(
+        "--jobs", type=positive, metavar="N", help="processes at once (default: one for each core)"
+    )
+    kills.add_argument(
+        "--only", type=names, default=(), metavar="NAME[,...]", help="these mutants or bug classes only"
+    )
+    kills.add_argument("--json", type=Path, metavar="FILE", help="write the result down")
+    kills.add_argument("--html", type=Path, metavar="FILE", help="write a page to read it on")
+    kills.add_argument("--quiet", action="store_true", help="survivors, wrong killers and totals only")
     return top
 
 

@@ -9,12 +9,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from attn_conformance.files import put
+from attn_conformance.results import Row
 from attn_conformance.stored import Stored
 
 FORMAT = 1
@@ -104,6 +105,18 @@ class Database:
         if len(others) < len(entries):
             self._store(file, key, others)
 
+    def put_script(self, requirement: str, target: str, script: str) -> Path | None:
+        """Write a failure's script; its path, relative to the working directory where it is below, or None."""
+        file = self.folder / "scripts" / _slug(relative(target)) / f"{requirement}.py"
+        try:
+            self._make_folder()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            put(file, script)
+        except (OSError, ValueError) as error:
+            self._warn(f"scripts are not stored in {self.folder}: {_said(error)}")
+            return None
+        return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+
     def _file(self, requirement: str, target: str, device: str) -> Path:
         for name in (requirement, device):
             if not re.fullmatch(r"\w[\w-]*", name, re.ASCII):
@@ -190,6 +203,13 @@ class Shelf:
         """Store a counterexample with what happened."""
         entry = Entry(stored, self.claims, message)
         self.database.add(requirement, self.target, self.device, entry)
+
+    def keep(self, row: Row, healed: Iterable[Stored]) -> None:
+        """Store what a row was failed by, and remove the cases that were tried for it and fail no longer."""
+        for stored in healed:
+            self.forget(row.requirement, stored)
+        if (found := Stored.of(row)) is not None:
+            self.add(row.requirement, found, row.message or "")
 
     def forget(self, requirement: str, stored: Stored) -> None:
         """Remove one that fails no longer."""

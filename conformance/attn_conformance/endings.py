@@ -14,8 +14,11 @@ OUT_OF_MEMORY = (
 )
 """What Python, PyTorch, NumPy and CUDA say when memory has run out."""
 
-when_exhausted: list[Callable[[str], None]] = []
-"""Called with what was said when an implementation has run out of memory: in workers, where the process then ends."""
+DEVICE_LOST = ("CUDA error", "device-side assert", "illegal memory access", "misaligned address")
+"""What PyTorch says when a process can use its CUDA device no more: in this call, or in any later one."""
+
+when_over: list[Callable[[str], None]] = []
+"""Called with what was said when memory or the device is gone: in workers, where the process then ends."""
 
 
 def by_user(error: BaseException) -> bool:
@@ -46,3 +49,8 @@ def printable(text: str) -> str:
 def out_of_memory(said: str) -> bool:
     """Whether an exception, by its name and text, means that memory has run out."""
     return any(words in said for words in OUT_OF_MEMORY)
+
+
+def over(said: str) -> bool:
+    """Whether an exception, by its name and text, means that nothing more can be asked in this process."""
+    return out_of_memory(said) or any(words in said for words in DEVICE_LOST)

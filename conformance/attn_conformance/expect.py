@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attn_conformance.cases import Call
-from attn_conformance.judge import Answer, Failed, NotAsked, ask, compare, moves
+from attn_conformance.judge import Answer, Evidence, Failed, NotAsked, ask, compare, moves
 from attn_conformance.subject import Raised, Subject
 from attn_reference import Arithmetic, Problem
 
@@ -23,7 +23,7 @@ def within(got: Array, answer: Answer, what: str = "differs from the reference")
     """Every element of `got` is within the answer's limit, else Failed."""
     comparison = compare(got, answer)
     if not comparison.ok:
-        raise Failed(f"{what}: {comparison.explain()}", comparison)
+        raise Failed(f"{what}: {comparison.explain()}", comparison, Evidence(got, answer))
 
 
 def reference(
@@ -39,7 +39,7 @@ def reference(
     try:
         within(got, answer)
     except Failed as failed:
-        raise Failed(failed.message + _looser(subject, call, got), failed.comparison) from None
+        raise failed.told(failed.message + _looser(subject, call, got)) from None
     if without is None:
         return True
     if isinstance(without, Call):
@@ -64,9 +64,16 @@ def answered(subject: Subject, call: Call) -> Array | None:
         return None
 
 
-def same(first: Array, second: Array, answer: Answer, what: str) -> None:
-    """Two outputs of one problem agree: each may lie within the limit of one truth."""
-    within(second, answer.doubled(first), what)
+def same(first: Array, second: Array, answer: Answer, what: str, evidence: Sequence[Evidence] = ()) -> None:
+    """Two outputs of one problem agree: each may lie within the limit of one truth.
+
+    evidence: both with their problems, where these are not `answer`'s, or where they are parts of larger outputs.
+    """
+    comparison = compare(second, answer.doubled(first))
+    if not comparison.ok:
+        shown = evidence or (Evidence(first, answer), Evidence(second, answer))
+        wrong = next((one for one in shown if not compare(one.got, one.answer).ok), None)
+        raise Failed(f"{what}: {comparison.explain()}", comparison, wrong)
 
 
 def rejection(subject: Subject, call: Call, natives: dict[str, Any] | None = None) -> Exception:

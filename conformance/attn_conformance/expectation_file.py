@@ -116,11 +116,12 @@ def _passed(row: Mapping[str, Any]) -> bool:
 
 
 def _reason(row: Mapping[str, Any]) -> str:
-    """The reason that a person gave, where another file expected the failure; else the headline, marked."""
+    """The reason that a person gave where another file expected it; else the likely cause or the headline, marked."""
     headline = visible((row.get("message") or "").partition("\n")[0]).strip()
     if row.get("expected") is True and headline.startswith(EXPECTED):
         return headline.removeprefix(EXPECTED)
-    return UNEXPLAINED + (headline[:LONGEST] or "no message")
+    told = visible(row.get("cause") or "").strip() or headline
+    return UNEXPLAINED + (told[:LONGEST] or "no message")
 
 
 def _without(file: Path, removed: set[str]) -> str:

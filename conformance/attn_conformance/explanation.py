@@ -2,18 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import zlib
+from dataclasses import replace
 
+from attn_conformance.cases import Case, case_from_json
+from attn_conformance.causes import likely_cause
+from attn_conformance.exploration import attempt, explore
+from attn_conformance.judge import Failed, NotAsked
+from attn_conformance.registry import Check, checks
+from attn_conformance.reproducer import Execute, reproducer
 from attn_conformance.results import Row
 from attn_conformance.subject import Subject
 
-Execute = Callable[[str, Sequence[str], float], int]
-"""Runs a script by itself, with arguments, for so many seconds at most: its exit status, negative for a signal."""
+WITNESSES = 20
+"""Examples that are run to tell causes apart which the smallest case does not."""
 
 
-def explained(row: Row, subject: Subject, execute: Execute, deadly: str | None = None) -> Row:
-    """The row with a standalone script, where one can be proved.
+def explained(row: Row, subject: Subject, execute: Execute | None, deadly: str | None = None) -> Row:
+    """The row with a likely cause and a standalone script, as far as there is one and it can be proved.
 
-    deadly: "crash" or "hang", where the failing case takes the process with it.
+    execute: runs scripts; None leaves them out. deadly: "crash" or "hang", where the failing case takes the process
+    with it: it is not run again in this one.
     """
-    return row
+    assert row.counterexample is not None  # only such rows are explained
+    check = next(check for check in checks()[row.requirement] if check.name == row.check)
+    case = case_from_json(row.counterexample)
+    failed: Failed | None = Failed(row.message or "")
+    if deadly is None:
+        try:
+            _, failed = attempt(check, subject, case)
+        except NotAsked:
+            failed = None
+        if failed is None:
+            return replace(row, unproved="the same case did not fail again")
+        row = replace(row, cause=_cause(check, case, failed, subject))
+    if execute is None or failed is None:
+        return row
+    try:
+        made = reproducer(check, subject.open(), case, failed, execute, deadly=deadly)
+    except Exception as error:  # no verdict depends on it
+        return replace(row, unproved=f"the suite failed to write it: {type(error).__name__}: {error}")
+    return replace(row, reproducer=made.script, unproved=made.reason)
+
+
+def _cause(check: Check, case: Case, failed: Failed, subject: Subject) -> str | None:
+    """What the wrong output of the smallest case equals, if other wrong outputs of its dtype equal that too.
+
+    A small case has many causes: at T = 2 one key too many is all of them.
+    """
+    try:
+        if likely_cause((case, failed)) is None:
+            return None
+        # In another dtype other roundings may come on top of what is wrong.
+        alike = subject.claiming(replace(subject.claims, dtypes=(case.dtype,)))
+        number = zlib.crc32(f"0 {check.requirement}".encode())  # the cases of seed 0
+        others = explore(check, alike, examples=WITNESSES, seed_value=number, observe=True).wrong
+        cause = likely_cause((case, failed), *others)
+    except Exception as error:  # no verdict depends on it
+        return f"unknown: the suite failed to look for it: {type(error).__name__}: {error}"
+    return None if cause is None else cause.sentence

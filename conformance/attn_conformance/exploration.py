@@ -40,6 +40,7 @@ class Tally:
     last: tuple[Case, Failed] | None = None
     repeats: bool = True
     unasked: str | None = None
+    wrong: list[tuple[Case, Failed]] = field(default_factory=list)
     copied: set[str] = field(default_factory=set)
 
 
@@ -59,8 +60,8 @@ def explore(
 ) -> Tally:
     """Run a check on up to `examples` cases; a failing case is kept as found and, as `last`, as small as it gets.
 
-    observe: record what happens in each example and judge nothing. audit: listen to the first example for calls of the
-    reference, which `copied` names then.
+    observe: record what happens in each example, and which outputs were wrong, and judge nothing. audit: listen to the
+    first example for calls of the reference, which `copied` names then.
     """
     tally = Tally()
 
@@ -107,6 +108,8 @@ def explore(
         tally.failures += 1
         if observe:
             tally.seen[_fault(case), failed.message.partition(":")[0]] += 1
+            if failed.evidence is not None:
+                tally.wrong.append((case, failed))
             return
         tally.first = tally.first or (case, failed)
         tally.last = (case, failed)
@@ -135,4 +138,4 @@ def attempt(
     try:
         return check.function(subject.open(), case), None
     except Failed as failed:
-        return False, Failed(failed.message, failed.comparison)
+        return False, failed.told(failed.message)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from attn_conformance.cases.forward import Forward
 from attn_reference import (
+    ForwardProblem,
     Problem,
     bound,
     forward_bound,
@@ -32,12 +34,22 @@ MATTERS = 10.0
 
 
 class Failed(AssertionError):
-    """A requirement does not hold in an example."""
+    """A requirement does not hold in an example.
 
-    def __init__(self, message: str, comparison: Comparison | None = None) -> None:
+    comparison: how an output stood to its answer, and evidence: both of these, where that is what failed.
+    """
+
+    def __init__(
+        self, message: str, comparison: Comparison | None = None, evidence: Evidence | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.comparison = comparison
+        self.evidence = evidence
+
+    def told(self, message: str) -> Failed:
+        """The same failure in other words, without its traceback."""
+        return Failed(message, self.comparison, self.evidence)
 
 
 class NotAsked(Exception):
@@ -94,39 +106,70 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What the oracle allows: value + low +- limit per element (B, H, R, Dv), for the query rows `rows`."""
+    """What the oracle allows: value + low +- limit per element (B, H, R, Dv), for the query rows `rows`.
+
+    problem, dtype, arithmetic: what the oracle was asked; problem has all its rows, and is None where the answer is
+    not that of one problem.
+    """
 
     value: Array
     low: Array
     limit: Array
     rows: Array
+    problem: Problem | ForwardProblem | None = None
+    dtype: str = "float32"
+    arithmetic: Arithmetic = "fused"
 
     def doubled(self, value: Array) -> Answer:
         """What a second run may give when the first gave `value`: both lie within the limit of one truth."""
         return replace(
-            self, value=value[:, :, self.rows].astype(np.float64), low=0 * self.low, limit=2 * self.limit
+            self,
+            value=value[:, :, self.rows].astype(np.float64),
+            low=0 * self.low,
+            limit=2 * self.limit,
+            problem=None,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """An output that is wrong, (B, H, T, Dv) in its storage dtype, and the answer to the problem that it is for.
+
+    mistaken: problems that it may answer instead, which only their maker knows, by what they are.
+    """
+
+    got: Array
+    answer: Answer
+    mistaken: Mapping[str, Sequence[Problem | ForwardProblem | None]] = field(default_factory=dict)
 
 
 def ask(problem: Problem, dtype: str, arithmetic: Arithmetic) -> Answer:
     """The oracle's answer for an output stored in `dtype` and computed under the claimed arithmetic."""
-    rows, problem = _judged_rows(problem)
-    solution = solve_extended(problem) if dtype == "float64" else solve(problem)
-    spread = bound(problem, solution, dtype, arithmetic)
-    return Answer(solution.o, solution.o_low, limit(solution.o, spread, dtype), rows)
+    rows, judged = _judged_rows(problem)
+    solution = solve_extended(judged) if dtype == "float64" else solve(judged)
+    spread = bound(judged, solution, dtype, arithmetic)
+    most = limit(solution.o, spread, dtype)
+    return Answer(solution.o, solution.o_low, most, rows, problem, dtype, arithmetic)
 
 
 def ask_forward(call: Forward, arithmetic: Arithmetic) -> Answer:
-    """The oracle's answer for a forward call, (B, 1, T, n_state): one head as wide as the module."""
+    """As `ask_module`, for the problem that a forward call poses."""
     src = call.x if call.xa is None else call.xa
     problem = lower_forward(
         call.cast, call.x, src, n_head=call.n_head, mask=call.mask, is_causal=call.is_causal
     )
-    solution = solve_forward(problem, extended=call.dtype == "float64")
-    spread = forward_bound(problem, solution, call.dtype, arithmetic)
-    most = limit(solution.y, spread, call.dtype)
-    rows = np.arange(call.x.shape[1])
-    return Answer(solution.y[:, None], solution.y_low[:, None], most[:, None], rows)
+    return ask_module(problem, call.dtype, arithmetic)
+
+
+def ask_module(problem: ForwardProblem, dtype: str, arithmetic: Arithmetic) -> Answer:
+    """As `ask`, for a whole forward call: (B, 1, T, n_state), one head as wide as the module."""
+    solution = solve_forward(problem, extended=dtype == "float64")
+    spread = forward_bound(problem, solution, dtype, arithmetic)
+    most = limit(solution.y, spread, dtype)
+    rows = np.arange(problem.x.shape[1])
+    return Answer(
+        solution.y[:, None], solution.y_low[:, None], most[:, None], rows, problem, dtype, arithmetic
+    )
 
 
 def ask_lse(problem: Problem, dtype: str, arithmetic: Arithmetic) -> Answer:

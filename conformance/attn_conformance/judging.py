@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from attn_conformance.cases.events import applicable
 from attn_conformance.environment import environment
-from attn_conformance.explanation import Execute, explained
+from attn_conformance.explanation import explained
+from attn_conformance.reproducer import Execute
 from attn_conformance.rows import Judged, Order, judge
 from attn_conformance.subject import Subject
 
@@ -18,6 +19,7 @@ class Facts:
     """What is known of a target before anything is asked of it.
 
     claims, environment: as in the result file. events: named situations that it can meet. refused: as for `rows.judge`.
+    options: those of the command line under which it was loaded.
     """
 
     target: str
@@ -29,9 +31,10 @@ class Facts:
     environment: dict[str, Any] = field(default_factory=dict)
     events: tuple[str, ...] = ()
     refused: dict[str, str] = field(default_factory=dict)
+    options: str = ""
 
     @staticmethod
-    def of(subject: Subject, refused: Mapping[str, str]) -> Facts:
+    def of(subject: Subject, refused: Mapping[str, str], options: str = "") -> Facts:
         """The facts of a loaded target."""
         return Facts(
             target=subject.target,
@@ -43,6 +46,7 @@ class Facts:
             environment=environment(subject),
             events=tuple(sorted(applicable(subject.scope))),
             refused=dict(refused),
+            options=options,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -61,12 +65,15 @@ class Judging(Protocol):
     @property
     def facts(self) -> Facts:
         """What is known of it."""
+        ...
 
     def judge(self, order: Order) -> Judged:
         """Judge one requirement; GivenUp if no more is asked."""
+        ...
 
     def close(self) -> None:
         """Nothing more will be asked; what is being asked by other threads ends with GivenUp."""
+        ...
 
 
 class GivenUp(Exception):
@@ -77,22 +84,30 @@ class Here:
     """A subject judged in this process: what it does to the process, it does to us."""
 
     def __init__(
-        self, subject: Subject, refused: Mapping[str, str] | None = None, *, execute: Execute | None = None
+        self,
+        subject: Subject,
+        refused: Mapping[str, str] | None = None,
+        *,
+        options: str = "",
+        explain: bool = False,
+        execute: Execute | None = None,
     ) -> None:
-        """execute: runs the standalone scripts of failures, to prove them; None leaves them out."""
+        """explain: whether failures get a likely cause and, proved by `execute`, a standalone script."""
         self.subject = subject
+        self.options = options
+        self.explain = explain
         self.refused = dict(refused or {})
         self.execute = execute
 
     @property
     def facts(self) -> Facts:
         """What is known of it."""
-        return Facts.of(self.subject, self.refused)
+        return Facts.of(self.subject, self.refused, self.options)
 
     def judge(self, order: Order) -> Judged:
         """Judge one requirement."""
         judged = judge(order, self.subject, self.refused)
-        if self.execute is None or judged.row.status != "failed" or judged.row.counterexample is None:
+        if not self.explain or judged.row.status != "failed" or judged.row.counterexample is None:
             return judged
         return replace(judged, row=explained(judged.row, self.subject, self.execute))
 

@@ -15,12 +15,13 @@ SCHEMA = 1
 
 PLANNED = "planned: this version has no check for it"
 NOT_ASKED = "not asked for (--only)"
+NOT_IN_SHARD = "not asked for (--shard)"
 NOT_REPLAYED = "not asked for (--replay): no counterexample is given"
 MISSHAPEN = "not run: the smallest call fails OUT-1"
 STOPPED = "not run: an earlier must failed (--fail-fast)"
 SPENT = "not run: too many cases have used up their time or memory"
 INTERRUPTED = "not run: interrupted"
-LEFT_OUT = frozenset({NOT_ASKED, NOT_REPLAYED, MISSHAPEN, STOPPED, SPENT, INTERRUPTED})
+LEFT_OUT = frozenset({NOT_ASKED, NOT_IN_SHARD, NOT_REPLAYED, MISSHAPEN, STOPPED, SPENT, INTERRUPTED})
 """What rows say to which nothing was asked, whatever the target claims."""
 EXPECTED = "expected to fail: "
 UNEXPECTED = "passed, though it was expected to fail"
@@ -40,9 +41,10 @@ class Cell:
 class Row:
     """What a run says of one requirement.
 
-    examples: how many were run; effective: in how many of them the feature mattered. counterexample: the smallest
-    failing case, as JSON, and check: the name of the check that it failed. declared: the documented difference that
-    was tested in the requirement's place. reproducer: a script that shows the failure by itself.
+    examples: how many were run; effective: in how many of them the feature mattered. declared: the documented
+    difference that was tested in the requirement's place. counterexample: the smallest failing case, as JSON; check:
+    the name of the check that it failed; replayed: whether an earlier run had found it; cause: what its output equals,
+    where that tells; reproducer: a script that shows the failure by itself; unproved: why there is none.
     """
 
     requirement: str
@@ -57,7 +59,10 @@ class Row:
     expected: bool = False
     counterexample: dict[str, Any] | None = None
     check: str | None = None
+    replayed: bool = False
+    cause: str | None = None
     reproducer: str | None = None
+    unproved: str | None = None
     observation: str | None = None
 
     @property
@@ -95,7 +100,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """One target's result. events: how often each named situation occurred, with those that never did."""
+    """One target's result. events: how often each named situation occurred, with those that never did.
+
+    options: those of the command line that said how the target is to be called and what it claims.
+    """
 
     target: str
     kind: str
@@ -109,6 +117,7 @@ class Report:
     environment: dict[str, Any] = field(default_factory=dict)
     events: dict[str, int] = field(default_factory=dict)
     device: str = "cpu"
+    options: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -154,6 +163,7 @@ class Report:
             "kind": self.kind,
             "convention": self.convention,
             "framework": self.framework,
+            "options": self.options,
             "claims": self.claims,
             "verdict": self.verdict,
             "seconds": round(self.seconds, 3),

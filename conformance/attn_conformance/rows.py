@@ -106,7 +106,8 @@ def _replayed(
         if failed is not None and row.level != "observed":
             cells = (Cell(subject.device, stored.case.dtype, "failed"),)
             row = replace(row, status="failed", examples=number, message=failed.message, cells=cells)
-            return replace(row, counterexample=stored.case.to_json(), check=check.name), tuple(healed)
+            row = replace(row, counterexample=stored.case.to_json(), check=check.name, replayed=True)
+            return row, tuple(healed)
         healed.append(stored)
     if healed and order.replay:
         row = replace(row, status="passed", examples=len(healed), effective=len(healed), message=None)

@@ -16,11 +16,21 @@ from attn_conformance.expectations import Expectation, applied, expectations
 from attn_conformance.isolation import Limits, Workers
 from attn_conformance.judging import Facts, GivenUp, Here, Judging
 from attn_conformance.reproducer import execute_in_subprocess
-from attn_conformance.results import INTERRUPTED, NOT_ASKED, NOT_REPLAYED, SPENT, STOPPED, Report, Row
+from attn_conformance.results import (
+    INTERRUPTED,
+    NOT_ASKED,
+    NOT_IN_SHARD,
+    NOT_REPLAYED,
+    SPENT,
+    STOPPED,
+    Report,
+    Row,
+)
 from attn_conformance.rows import Judged, Order
-from attn_conformance.stored import Stored, counterexamples
+from attn_conformance.stored import counterexamples
 from attn_conformance.subject import Subject
 from attn_conformance.targets import Narrowing, subject
+from attn_reference import SPEC_VERSION
 from attn_reference.requirements import Requirement, load_requirements
 
 Progress = Callable[[str, int, int], None]
@@ -33,6 +43,8 @@ def run(
     effort: str = "default",
     seed: int = 0,
     only: Iterable[str] = (),
+    shard: tuple[int, int] = (1, 1),
+    spec: str = SPEC_VERSION,
     fail_fast: bool = False,
     expected_failures: Mapping[str, str | Expectation] | str | Path | None = None,
     narrowing: Narrowing = Narrowing(),
@@ -42,39 +54,51 @@ def run(
     database: Database | None = None,
     replay: Mapping[str, Any] | None = None,
     refused: Mapping[str, str] | None = None,
+    explain: bool | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Judge a target by every requirement of its kind (or those in `only`: ids or groups).
 
     target: as on the command line; or a subject that is loaded already, with what it refuses as for `rows.judge`, which
-    is judged in this process and whose failures get no standalone scripts. expected_failures: {id: reason}, or a
-    TOML file. isolate: whether the target gets processes of its own, as many as `jobs`. database: where
-    counterexamples are kept; they come first. replay: an entry of "results" of a result file, whose counterexamples
-    alone are tried. Raises TargetError where the target cannot be loaded, ValueError for options that mean nothing.
+    is judged in this process. explain: whether failures get a likely cause and, if it is named,
+    a standalone script; by default if it is named. shard: (i, n): only every n-th of the
+    requirements, from the i-th on. spec: the version of the specification that counts: what came later is not
+    asked. expected_failures: {id: reason}, or a TOML file. isolate: whether the target gets processes of its own, as
+    many as `jobs`. database: where counterexamples are kept; they come first. replay: an entry of "results" of a
+    result file, whose counterexamples alone are tried. Raises TargetError where the target cannot be loaded,
+    ValueError for options that mean nothing.
     """
     expected = {} if expected_failures is None else expectations(expected_failures)
-    wanted(load_requirements(), only)
+    wanted(requirements_of(spec), only)
     judging: Judging
     if isinstance(target, Subject):
-        judging = Here(target, refused)
+        judging = Here(target, refused, explain=bool(explain))
     else:
-        judging = opened(target, narrowing, isolate=isolate, limits=limits)
+        judging = opened(target, narrowing, isolate=isolate, limits=limits, explain=explain is not False)
     today = date.today()
     tolerated = {name for name, known in expected.items() if not known.expired(today)}
     try:
-        run = _Run(judging, effort, seed, fail_fast, tolerated, database, replay, progress)
-        report = run.report(only, jobs if isolate else 1)
+        table = {n: r for n, r in requirements_of(spec).items() if judging.facts.kind in r.kinds}
+        run = _Run(judging, table, effort, seed, fail_fast, tolerated, database, replay, progress)
+        report = run.report(only, shard, jobs if isolate else 1)
     finally:
         judging.close()
     return applied(report, expected, today)
 
 
-def opened(target: str, narrowing: Narrowing, *, isolate: bool = True, limits: Limits = Limits()) -> Judging:
+def opened(
+    target: str,
+    narrowing: Narrowing,
+    *,
+    isolate: bool = True,
+    limits: Limits = Limits(),
+    explain: bool = True,
+) -> Judging:
     """A target, loaded; TargetError if it cannot be."""
     if isolate:
-        return Workers(target, narrowing, limits)
+        return Workers(target, narrowing, limits, explain=explain)
     found, refused = subject(target, narrowing)
-    return Here(found, refused, execute=execute_in_subprocess)
+    return Here(found, refused, options=narrowing.options, explain=explain, execute=execute_in_subprocess)
 
 
 class _Run:
@@ -83,6 +107,7 @@ class _Run:
     def __init__(
         self,
         judging: Judging,
+        table: dict[str, Requirement],
         effort: str,
         seed: int,
         fail_fast: bool,
@@ -102,23 +127,24 @@ class _Run:
         if database is not None:
             self.shelf = database.shelf(self.facts.target, self.facts.device, self.facts.claims)
         self.replayed = None if replay is None else counterexamples(replay, self.facts.claims)
-        self.table = {name: r for name, r in load_requirements().items() if self.facts.kind in r.kinds}
+        self.table = table
         self.judged: dict[str, Judged] = {}
         self.stop = threading.Event()
 
-    def report(self, only: Iterable[str], jobs: int) -> Report:
+    def report(self, only: Iterable[str], shard: tuple[int, int], jobs: int) -> Report:
         """Judge all that is asked, by so many at once."""
         started = time.perf_counter()
         asked = wanted(self.table, only)
         if self.replayed is not None:
             asked &= self.replayed.keys()
-        orders = [self._order(name) for name in self.table if name in asked]
-        left_out = NOT_ASKED if self.replayed is None else NOT_REPLAYED
-        why = dict.fromkeys(self.table.keys() - asked, left_out)
+        why = dict.fromkeys(self.table.keys() - asked, NOT_ASKED if self.replayed is None else NOT_REPLAYED)
+        mine = [name for name in self.table if name in asked][shard[0] - 1 :: shard[1]]
+        why |= dict.fromkeys(asked - set(mine), NOT_IN_SHARD)
+        orders = [self._order(name) for name in mine]
         try:
             self._ask(orders, jobs)
         except KeyboardInterrupt:
-            why |= dict.fromkeys(asked - self.judged.keys(), INTERRUPTED)
+            why |= dict.fromkeys(set(mine) - self.judged.keys(), INTERRUPTED)
         rows, events = self._rows(why)
         self.progress("", len(self.table), len(self.table))
         facts = self.facts
@@ -135,6 +161,7 @@ class _Run:
             environment=facts.environment,
             events={name: events[name] for name in facts.events},
             device=facts.device,
+            options=facts.options,
         )
 
     def _order(self, name: str) -> Order:
@@ -168,22 +195,13 @@ class _Run:
                 return  # interrupted
             judged = Judged(Row(name, self.table[name].level, "skipped", message=SPENT), {})
         self.judged[name] = judged
-        self._keep(judged)
+        if self.shelf is not None:
+            self.shelf.keep(judged.row, judged.healed)
         if self.fail_fast and self._ends(judged.row):
             self.stop.set()
 
     def _ends(self, row: Row) -> bool:
         return row.status == "failed" and row.level == "must" and row.requirement not in self.tolerated
-
-    def _keep(self, judged: Judged) -> None:
-        """Put what was found on the shelf, and take down what no longer fails."""
-        if self.shelf is None:
-            return
-        row = judged.row
-        for stored in judged.healed:
-            self.shelf.forget(row.requirement, stored)
-        if (found := Stored.of(row)) is not None:
-            self.shelf.add(row.requirement, found, row.message or "")
 
     def _rows(self, why: dict[str, str]) -> tuple[dict[str, Row], Counter[str]]:
         """All rows in the table's order, and how often each event occurred. why: what rows that nobody judged say."""
@@ -200,6 +218,15 @@ class _Run:
             events.update(judged.events)
             stopped = self.fail_fast and self._ends(judged.row)
         return rows, events
+
+
+def requirements_of(spec: str) -> dict[str, Requirement]:
+    """The requirements of a version of the specification, by id; ValueError if there is none of that name."""
+    table = load_requirements()
+    versions = sorted({r.since for r in table.values()}, key=int)
+    if spec not in versions:
+        raise ValueError(f"no version {spec!r} of the specification; there are {', '.join(versions)}")
+    return {name: r for name, r in table.items() if int(r.since) <= int(spec)}
 
 
 def wanted(table: Mapping[str, Requirement], only: Iterable[str]) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +14,13 @@ from attn_conformance.cases import Carrier, Forward, ScriptCase, Step, draw_para
 from attn_conformance.cases.values import STORAGE
 from attn_conformance.expect import within
 from attn_conformance.implementation import Session
-from attn_conformance.judge import Answer, Failed, NotAsked, ask, differs
+from attn_conformance.judge import Answer, Evidence, Failed, NotAsked, ask, differs
 from attn_conformance.module_subject import ModuleSubject
 from attn_conformance.subject import Array, Raised, blaming
 from attn_reference import lower
+
+Posed = tuple[Array, Array, Array | None]
+"""x, what it attends to, and a mask."""
 
 Key = tuple[int, int]
 """A cache's number and a module's."""
@@ -90,7 +93,7 @@ class Stage:
                 self.act(step)
             except Failed as failed:
                 where = f"step {number + 1} ({step.describe()})"
-                raise Failed(f"{where}: {failed.message}", failed.comparison) from failed
+                raise failed.told(f"{where}: {failed.message}") from failed
         return self.mattered
 
     def act(self, step: Step) -> None:
@@ -179,7 +182,11 @@ class Stage:
         self.held[key] = src
         # Without the cache, a step would have seen its own tokens alone.
         narrow = None if mask is None else mask[..., -step.length :]
-        self._compare(weights, y, (x, src, mask), (x, x, narrow) if old.shape[1] else None)
+        others = [(x, np.concatenate([held, x], axis=1), None) for held in self._elsewhere(key)]
+        self._compare(
+            weights, y, (x, src, mask), (x, x, narrow) if old.shape[1] else None,
+            {"another cache": [] if step.masked else others},
+        )  # fmt: skip
 
     def _cross(self, step: Step) -> None:
         session, (_, weights) = self.session(step), self.module(step.module)
@@ -189,7 +196,14 @@ class Stage:
         first = key not in self.held
         y = self.step_of(session, x, xa)
         entry = self.held.setdefault(key, xa)
-        self._compare(weights, y, (x, entry, None), None if first else (x, xa, None))
+        self._compare(
+            weights, y, (x, entry, None), None if first else (x, xa, None),
+            {"own xa": [(x, xa, None)], "another cache": [(x, held, None) for held in self._elsewhere(key)]},
+        )  # fmt: skip
+
+    def _elsewhere(self, key: Key) -> list[Array]:
+        """What other caches hold for a module."""
+        return [held for (cache, module), held in self.held.items() if module == key[1] and cache != key[0]]
 
     def _plain(self, step: Step) -> None:
         handle, weights = self.module(step.module)
@@ -275,13 +289,22 @@ class Stage:
         self,
         weights: Weights,
         y: Array,
-        posed: tuple[Array, Array, Array | None],
-        without: tuple[Array, Array, Array | None] | None,
+        posed: Posed,
+        without: Posed | None,
+        mistaken: Mapping[str, Sequence[Posed]] | None = None,
     ) -> None:
         if not self.judging:
             return
         answer = weights.answer(self.subject, *posed, self.case.causal)
-        within(weights.shown(y), answer)
+        try:
+            within(weights.shown(y), answer)
+        except Failed as failed:
+            others = {
+                name: [weights.answer(self.subject, *other, self.case.causal).problem for other in others]
+                for name, others in (mistaken or {}).items()
+            }
+            evidence = Evidence(weights.shown(y), answer, others)
+            raise Failed(failed.message, failed.comparison, evidence) from None
         if without is not None and not self.mattered:
             other = weights.answer(self.subject, *without, self.case.causal)
             self.mattered = differs(answer, other)

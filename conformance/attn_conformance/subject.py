@@ -15,7 +15,7 @@ from attn_conformance.audit import listening
 from attn_conformance.borders import Border
 from attn_conformance.cases import Call, layouts
 from attn_conformance.conventions import Convention
-from attn_conformance.endings import by_user, described, out_of_memory, when_exhausted
+from attn_conformance.endings import by_user, described, over, when_over
 from attn_conformance.judge import Answer, Failed, ask
 from attn_conformance.scope import Scope
 from attn_reference import Claims, Problem
@@ -46,11 +46,16 @@ def blaming() -> Iterator[None]:
     except BaseException as error:
         if by_user(error):
             raise
-        raised = Raised(error)
-        if out_of_memory(raised.message):
-            for tell in when_exhausted:
-                tell(raised.message)
-        raise raised from error
+        raise _raised(error) from error
+
+
+def _raised(error: BaseException) -> Raised:
+    """The failure that an exception is; where it means that this process is of no more use, that is told at once."""
+    raised = Raised(error)
+    if over(raised.message):
+        for tell in when_over:
+            tell(raised.message)
+    return raised
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,4 +154,4 @@ class Subject(ABC):
                 f"returned the wrong type: {described(error).removeprefix('TypeError: ')}"
             ) from error
         except Exception as error:
-            raise Raised(error) from error
+            raise _raised(error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -41,6 +42,19 @@ class Narrowing:
     dtypes: tuple[str, ...] = ()
     head_sizes: tuple[int, ...] = ()
     device: str = "cpu"
+
+    @property
+    def options(self) -> str:
+        """As options of the command line, "" if it says nothing."""
+        given = {
+            "--convention": self.convention or "",
+            "--with": ",".join(self.add),
+            "--without": ",".join(self.drop),
+            "--dtype": ",".join(self.dtypes),
+            "--head-dims": ",".join(map(str, self.head_sizes)),
+            "--device": "" if self.device == "cpu" else self.device,
+        }
+        return " ".join(f"{name} {shlex.quote(value)}" for name, value in given.items() if value)
 
 
 def subject(target: str, narrowing: Narrowing = Narrowing()) -> tuple[Subject, dict[str, str]]:

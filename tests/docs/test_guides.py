@@ -18,7 +18,6 @@ from attn_conformance.conventions import CONVENTIONS
 from attn_conformance.expectations import expectations
 from attn_conformance.implementation import PARAMETERS
 from attn_conformance.loading import GROUP
-from attn_conformance.report.stories import told
 from attn_conformance.runner import run
 from attn_conformance.targets import subject
 from attn_reference import FEATURES
@@ -77,23 +76,25 @@ def alike(shown: str, seen: str) -> bool:
     return all(float(a) == pytest.approx(float(b), rel=0.01) for a, b in pairs)
 
 
-def test_the_failure_that_is_read_is_what_a_run_tells() -> None:
+def test_the_failure_that_is_read_is_what_a_run_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (name, requirement, shown) = re.search(
         r"^<!-- story: (\S+) (\S+) -->\n```text\n(.*?)\n```$", READING, re.M | re.S
     ).groups()  # type: ignore[union-attr]
-    assert f"attn-conformance run {name} --only {requirement} --quiet\n" in blocks(READING, "sh")
-    found, refused = subject(name)
-    report = run(found, only=(requirement,), refused=refused)
-    seen = told(report, report.rows[requirement])
+    command = f"attn-conformance run {name} --only {requirement} --quiet"
+    assert f"{command}\n" in blocks(READING, "sh")
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(command)[1:]) == 1
+    lines = [line.rstrip() for line in capsys.readouterr().out.strip().splitlines()]
+    seen = "\n".join(lines[: len(shown.splitlines())])
     assert alike(shown, seen), f"docs/guides/reading-a-failure.md shows another story; it is now\n{seen}"
 
 
 def test_every_line_of_the_story_is_explained() -> None:
     (story,) = blocks(READING, "text")
-    starts = {
-        line.split(":")[0].split(" [")[0].split(" after")[0].strip() for line in story.splitlines()[2:-1]
-    }
-    assert starts == {"smallest case", "what happened", "first", "worst", "found"}
+    starts = set(re.findall(r"^  +([a-z ]+?)(?:: | \[| after )", story, re.M))
+    assert starts == {"smallest case", "what happened", "first", "worst", "likely cause", "found", "script"}
     explained = "\n".join(line for line in READING.splitlines() if line.startswith("**`"))
     assert all(f"`{start}" in explained for start in starts)
 

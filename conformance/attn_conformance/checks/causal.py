@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from attn_conformance import expect
 from attn_conformance.cases import Call, KernelCase, build
-from attn_conformance.judge import Failed, ask, compare, moves
+from attn_conformance.judge import Evidence, Failed, ask, compare, moves
 from attn_conformance.registry import FEW, MODULE, SOME, check
 from attn_conformance.scope import Scope
 from attn_conformance.strategies import CAUSAL, kernel_cases, kinds, masks, sizes
@@ -31,12 +31,13 @@ def the_future_changes_nothing(subject: Subject, case: KernelCase) -> bool:
     k[:, :, last + 1 :] = -3 * k[:, :, last + 1 :]
     v[:, :, last + 1 :] = 50 - v[:, :, last + 1 :]
     past = np.arange(last + 1)
+    other = replace(call, k=k, v=v)
     answer = ask(subject.lower(call).take_rows(past), case.dtype, subject.claims.arithmetic)
-    before, after = subject.attention(call), subject.attention(replace(call, k=k, v=v))
-    expect.same(
-        before[:, :, past], after[:, :, past], answer, f"the keys after position {last} matter up to it"
-    )
-    return moves(answer, subject.lower(uncaused(replace(call, k=k, v=v))).take_rows(past))
+    before, after = (subject.attention(one)[:, :, past] for one in (call, other))
+    posed = replace(answer, problem=subject.lower(other).take_rows(past))
+    what = f"the keys after position {last} matter up to it"
+    expect.same(before, after, answer, what, (Evidence(before, answer), Evidence(after, posed)))
+    return moves(answer, subject.lower(uncaused(other)).take_rows(past))
 
 
 @check("CAUSAL-2", cases=lambda scope: kernel_cases(scope, square=True, causal=CAUSAL))

@@ -12,7 +12,7 @@ from attn_conformance import expect
 from attn_conformance.cases import KernelCase, build
 from attn_conformance.cases.values import FAMILIES
 from attn_conformance.checks.equality import even_weights
-from attn_conformance.judge import Failed
+from attn_conformance.judge import Evidence, Failed
 from attn_conformance.registry import check
 from attn_conformance.scope import Scope
 from attn_conformance.strategies import kernel_cases, kinds, masks, sizes
@@ -120,11 +120,13 @@ def nan_reaches_what_depends_on_it(subject: Subject, case: KernelCase) -> bool:
         value = float(got[b, h, i, c])
         raise Failed(
             f"NaN at {place}[{', '.join(map(str, at))}] is hidden in {int(silent.sum())} of {int(due.sum())} "
-            f"elements that depend on it; first [{b}, {h}, {i}, {c}] is {value:.6g}"
+            f"elements that depend on it; first [{b}, {h}, {i}, {c}] is {value:.6g}",
+            evidence=Evidence(got, subject.answer(call)),
         )
     others = [b for b in range(case.batch) if b != at[0]]
     answer = subject.answer(clean)
-    answer = replace(answer, low=answer.low[others], limit=answer.limit[others])
+    cut = {name: getattr(answer, name)[others] for name in ("value", "low", "limit")}
+    answer = replace(answer, **cut, problem=None)
     before = subject.attention(clean)[others]
     expect.same(before, got[others], answer, f"NaN in batch element {at[0]} changed another batch element")
     return True

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from attn_conformance import expect
 from attn_conformance.cases import Call, KernelCase, build, layouts
-from attn_conformance.judge import Answer, Failed, compare, moves
+from attn_conformance.judge import Answer, Evidence, Failed, compare, moves
 from attn_conformance.process_state import changes, keeping_threads
 from attn_conformance.registry import SOME, check
 from attn_conformance.scope import Scope
 from attn_conformance.strategies import CAUSAL, ORDINARY, kernel_cases, kinds, masks, sizes
 from attn_conformance.subject import Raised, Subject
+from attn_reference import Problem
 
 Array = NDArray[Any]
 
@@ -104,8 +105,18 @@ def _pick(call: Call, batch: Array) -> Call:
     return replace(call, q=call.q[batch], k=call.k[batch], v=call.v[batch], mask=mask)
 
 
-def _of(answer: Answer, batch: Array) -> Answer:
-    return replace(answer, value=answer.value[batch], low=answer.low[batch], limit=answer.limit[batch])
+def _of(answer: Answer, index: Array, axis: int = 0) -> Answer:
+    """The answer for some batch elements (axis 0) or heads (axis 1) of its problem, in the order of `index`."""
+
+    def taken(array: Array) -> Array:
+        return array if array.shape[axis] == 1 else array.take(index, axis)
+
+    problem = answer.problem
+    if isinstance(problem, Problem):
+        q, k, v = taken(problem.q), taken(problem.k), taken(problem.v)
+        problem = Problem(q, k, v, taken(problem.visible), taken(problem.bias), problem.scale)
+    value, low, limit = (part.take(index, axis) for part in (answer.value, answer.low, answer.limit))
+    return replace(answer, value=value, low=low, limit=limit, problem=problem)
 
 
 FAMILIES_APART = (*ORDINARY, "uneven-batch", "uneven-batch", "uneven-heads")
@@ -127,11 +138,13 @@ def batch_elements_do_not_meet(subject: Subject, case: KernelCase) -> bool:
     rng = np.random.default_rng((case.seed, 5))
     one, order = rng.integers(case.batch, size=1), rng.permutation(case.batch)
     alone = subject.attention(_pick(call, one))
-    expect.same(
-        full[one], alone, _of(answer, one), f"batch element {one[0]} alone differs from itself in the batch"
-    )
+    whole, part = Evidence(full, answer), _of(answer, one)
+    what = f"batch element {one[0]} alone differs from itself in the batch"
+    expect.same(full[one], alone, part, what, (whole, Evidence(alone, part)))
     permuted = subject.attention(_pick(call, order))
-    expect.same(full[order], permuted, _of(answer, order), "a permuted batch gave another result")
+    part = _of(answer, order)
+    what = "a permuted batch gave another result"
+    expect.same(full[order], permuted, part, what, (whole, Evidence(permuted, part)))
     rolled = np.roll(np.arange(case.batch), 1)
     return moves(answer, subject.lower(replace(call, k=call.k[rolled], v=call.v[rolled])))
 
@@ -151,14 +164,15 @@ def order_of_heads_and_keys_is_free(subject: Subject, case: KernelCase) -> bool:
         call, q=call.q[:, heads], k=call.k[:, heads], v=call.v[:, heads],
         mask=mask if mask is None else mask[:, heads],
     )  # fmt: skip
-    expected = replace(
-        answer, value=answer.value[:, heads], low=answer.low[:, heads], limit=answer.limit[:, heads]
-    )
+    expected = _of(answer, heads, axis=1)
     expect.same(plain[:, heads], subject.attention(by_head), expected, "permuted heads gave another result")
     by_key = replace(
         call, k=call.k[:, :, keys], v=call.v[:, :, keys], mask=mask if mask is None else mask[..., keys]
     )
-    expect.same(plain, subject.attention(by_key), answer, "permuted keys gave another result")
+    permuted = subject.attention(by_key)
+    posed = replace(answer, problem=subject.lower(by_key))
+    what = "permuted keys gave another result"
+    expect.same(plain, permuted, answer, what, (Evidence(plain, answer), Evidence(permuted, posed)))
     return moves(answer, subject.lower(replace(call, k=by_key.k)))
 
 
@@ -276,7 +290,7 @@ def earlier_calls_leave_no_trace(subject: Subject, case: KernelCase) -> bool:
     return True
 
 
-def _same_arrays_other_values(subject: Subject, call: Call, empty: Array) -> None:
+def _same_arrays_other_values(subject: Subject, call: Call, empty: Any) -> None:
     """Failed if what a kernel gives for arrays that their owner has overwritten is not what the new values give."""
     natives = subject.natives(call)
     subject.run(call, natives)

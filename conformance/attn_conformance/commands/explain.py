@@ -68,12 +68,14 @@ def _example(requirement: Requirement, console: Console) -> None:
     """Judge a wrong implementation that this requirement catches, and show the failure as a run shows it."""
     from attn_conformance.mutants import mutants
     from attn_conformance.runner import run
+    from attn_conformance.targets import subject
 
     for mutant in mutants().values():
         if mutant.requirement == requirement.id:
             lie = textwrap.dedent(mutant.target.__doc__ or "").strip().splitlines()[0]
             console.print(f"\n[bold]An example of a failure[/]: mutant:{mutant.name}: {lie}", highlight=False)
-            report = run(f"mutant:{mutant.name}", effort="smoke", only=(requirement.id,), isolate=False)
+            found, _ = subject(f"mutant:{mutant.name}")
+            report = run(found, effort="smoke", only=(requirement.id,), explain=True)
             row = report.rows[requirement.id]
             again = f"attn-conformance run mutant:{mutant.name} --only {requirement.id} --effort smoke"
             story(row, requirement, console, again)

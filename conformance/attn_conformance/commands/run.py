@@ -34,14 +34,14 @@ from attn_reference.requirements import load_requirements
 def command(options: argparse.Namespace, console: Console, errors: Console) -> int:
     """The exit status."""
     try:
-        _writable(options)
+        writable(options)
         expected = _expected(options.expect)
         replayed = {} if options.replay is None else _replayed(options.replay, options.targets)
     except ValueError as error:
         errors.print(str(error), markup=False)
         return 2
     sys.path.insert(0, str(Path.cwd()))  # the working directory is importable
-    database = None if options.replay else Database()
+    database = Database()
     narrowing = Narrowing(
         options.convention, options.add, options.drop, options.dtype, options.head_dims, options.device
     )
@@ -55,13 +55,15 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
                     effort=options.effort,
                     seed=options.seed,
                     only=options.only,
+                    shard=options.shard,
+                    spec=options.spec or SPEC_VERSION,
                     fail_fast=options.fail_fast,
                     expected_failures=expected,
                     narrowing=narrowing,
                     isolate=not options.no_isolate,
                     jobs=options.jobs,
                     limits=Limits(options.call_limit, options.load_limit, options.memory_limit),
-                    database=database,
+                    database=None if options.replay else database,
                     replay=replayed.get(target),
                     progress=progress,
                 )
@@ -70,7 +72,8 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
             unjudged = True
             continue
         reports.append(report)
-        terminal.show(report, load_requirements(), console, quiet=options.quiet)
+        scripts = _scripts(report, database)
+        terminal.show(report, load_requirements(), console, scripts, quiet=options.quiet)
         if report.interrupted and (left := options.targets[number:]):
             errors.print(f"not judged, since interrupted: {', '.join(left)}", markup=False)
             unjudged = True
@@ -78,17 +81,27 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
     if reports:
         _write(reports, options)
         _tell_github(reports, strict=options.strict)
-    for warning in database.warnings if database is not None else ():
+    for warning in database.warnings:
         errors.print(warning, markup=False)
     if unjudged:
         return 2
     return 0 if all(report.ok(strict=options.strict) for report in reports) else 1
 
 
-def _writable(options: argparse.Namespace) -> None:
+def _scripts(report: Report, database: Database) -> dict[str, Path]:
+    """The files to which the scripts of failures were written, by requirement id."""
+    files = {
+        name: database.put_script(name, report.target, row.reproducer)
+        for name, row in report.rows.items()
+        if row.reproducer is not None
+    }
+    return {name: file for name, file in files.items() if file is not None}
+
+
+def writable(options: argparse.Namespace) -> None:
     """ValueError where a file could not be written in the end: better said before the run than after it."""
     for option in ("json", "html", "junit"):
-        path: Path | None = getattr(options, option)
+        path: Path | None = getattr(options, option, None)  # not every verb has each
         if path is None:
             continue
         if not path.resolve().parent.is_dir():
@@ -116,7 +129,7 @@ def _replayed(path: Path, targets: list[str]) -> dict[str, Mapping[str, Any]]:
 
 
 def _write(reports: list[Report], options: argparse.Namespace) -> None:
-    data = to_json(reports, suite=version("attn-conformance"), spec=SPEC_VERSION)
+    data = to_json(reports, suite=version("attn-conformance"), spec=options.spec or SPEC_VERSION)
     if options.json is not None:
         options.json.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if options.html is not None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_conformance.cases import Case
-from attn_conformance.endings import out_of_memory, when_exhausted
+from attn_conformance.endings import out_of_memory, over, when_over
 from attn_conformance.explanation import explained
 from attn_conformance.isolation.limits import Limits
 from attn_conformance.judge import Failed, NotAsked
@@ -121,7 +121,8 @@ def order_to_json(order: Order) -> Message:
 
 def order_from_json(data: Message) -> Order:
     """The order that `order_to_json` wrote."""
-    return Order(**(data | {"stored": tuple(Stored.from_json(stored) for stored in data["stored"])}))
+    fields: Message = data | {"stored": tuple(Stored.from_json(stored) for stored in data["stored"])}
+    return Order(**fields)
 
 
 def serve(
@@ -153,11 +154,11 @@ def serve(
         _limit_memory(limits.memory)
 
     def end(said: str) -> None:
-        channel.send(exhausted=said)
-        os._exit(0)  # memory that a target holds on to would be short in all that comes after
+        channel.send(**{"exhausted" if out_of_memory(said) else "lost": said})
+        os._exit(0)  # what is gone would be lacking in all that comes after
 
-    when_exhausted.append(end)
-    channel.send(facts=Facts.of(found, refused).to_json())
+    when_over.append(end)
+    channel.send(facts=Facts.of(found, refused, narrowing.options).to_json())
 
     def execute(script: str, arguments: Sequence[str], seconds: float) -> int:
         channel.send(execute=script, arguments=list(arguments), seconds=seconds)
@@ -169,8 +170,10 @@ def serve(
                 announcing = Announcing(channel, message["known"], settled=message["settled"])
                 judged = judge(order_from_json(message["judge"]), found, refused, announcing)
                 name, row = judged.row.requirement, judged.row
-                if row.status == "error" and out_of_memory(row.message or ""):
-                    end(row.message or "")  # the target holds so much that the suite had none left
+                if row.status == "error" and over(row.message or ""):
+                    end(
+                        row.message or ""
+                    )  # the suite had no memory left, or met what a call did to the device
                 healed = [stored.to_json() for stored in judged.healed]
                 events = dict(judged.events)
                 channel.send(row={name: row.to_json()}, events=events, healed=healed, met=announcing.met)

@@ -38,6 +38,13 @@ NOT_REPEATED = " (not repeatable: in a second process the same case did no harm)
 NONSENSE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What reading a message raises that the suite has not sent: a target's process may write what it likes."""
 
+HUNG = "did not return"
+KILLED = "ended the process by"
+"""How the messages of two kinds of death begin."""
+
+FEWER_DEATHS = 3
+"""Limit of deaths on CUDA, where a process takes seconds to start."""
+
 KEPT = 2**15
 """Bytes of a process's last words that are kept."""
 
@@ -88,6 +95,9 @@ class Worker:
                         case = Stored.from_json(answer["case"])
                     elif "exhausted" in answer:
                         return self._exhausted(str(answer["exhausted"]), case)
+                    elif "lost" in answer:
+                        self.close()
+                        return Death(f"left the device unusable: {answer['lost']}", costly=False, case=case)
                     elif "execute" in answer:
                         self.channel.send(status=self.execute(answer))
                     else:
@@ -106,7 +116,7 @@ class Worker:
                 os.kill(self.process.pid, signal.SIGUSR1)  # it says where it is
         time.sleep(0.2)
         self.close()
-        return Death(f"did not return within {seconds:g} s{self.output.where()}", costly=True, case=case)
+        return Death(f"{HUNG} within {seconds:g} s{self.output.where()}", costly=True, case=case)
 
     def _exhausted(self, said: str, case: Stored | None) -> Death:
         self.close()
@@ -120,7 +130,7 @@ class Worker:
         if code is None:
             how = "closed its connection with the suite"
         elif code < 0:
-            how = f"ended the process by {_signal(-code)}"
+            how = f"{KILLED} {_signal(-code)}"
         else:
             how = f"ended the process with exit status {code}"
         # SIGKILL is what Linux does where the memory of the machine has run out.
@@ -215,13 +225,13 @@ class Workers:
         narrowing: Narrowing = Narrowing(),
         limits: Limits = Limits(),
         *,
-        scripts: bool = True,
+        explain: bool = True,
     ) -> None:
-        """Load the target; TargetError if it cannot be. scripts: whether failures get a standalone script."""
+        """Load the target; TargetError if it cannot be. explain: whether failures get a likely cause and a script."""
         self.target = target
         self.narrowing = narrowing
         self.limits = limits
-        self.scripts = scripts
+        self.explain = explain
         self.costs = 0
         self.fatal_rows = 0
         self.repeated: set[str] = set()
@@ -242,6 +252,8 @@ class Workers:
         first: Stored | None = None
         # What makes several rows end their process is made smaller in the first of them alone.
         deaths = self.limits.deaths if self.fatal_rows == 0 else 0
+        if self.narrowing.device == "cuda":
+            deaths = min(deaths, FEWER_DEATHS)
         settled = False
         said = ""
         for _ in range(deaths + 3):
@@ -287,7 +299,7 @@ class Workers:
             self.fatal_rows += 1
             if not self._repeats(order, stored, death):
                 row = replace(row, message=death.message + NOT_REPEATED)
-        if self.scripts and stored is not None:
+        if self.explain and stored is not None:
             row = self._explained(row, death)
         return replace(judged, row=row)
 
@@ -312,7 +324,13 @@ class Workers:
         """The row with what only a further look gives; as it is, if that ends the process."""
         deadly = None
         if death is not None:
-            deadly = "hang" if death.message.startswith("did not return") else "crash"
+            if not death.message.startswith((HUNG, KILLED)):
+                return replace(row, unproved="a script that ended like this would prove nothing")
+            deadly = "hang" if death.message.startswith(HUNG) else "crash"
+            if deadly == "hang" and self.fatal_rows > 1:
+                return replace(
+                    row, unproved="it takes half a minute, and was written for the first such failure"
+                )
         order = {"explain": {row.requirement: row.to_json()}, "deadly": deadly}
         try:
             answer = self._ask(order, 4 * self.limits.call, partial(_row, row.requirement))

@@ -72,15 +72,26 @@ def _named(found: Sequence[View]) -> tuple[View, ...]:
 
 def _page(judged: Sequence[View], *, matrix: Sequence[View] = (), home: str = "") -> str:
     """A page: the matrix of some implementations, and what is to be said of each of those judged."""
-    templates = _templates()
     occurring = {entry.mark.name for view in matrix for entry in view.entries}
-    style, script = (_asset(name) for name in ("page.css", "page.js"))
-    return templates.get_template("page.html").render(
+    return rendered(
+        "page.html",
         judged=judged,
         columns=matrix,
         groups=lines(matrix),
         home=home,
         marks=[mark for name, mark in MARKS.items() if name in occurring],
+    )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A template that extends frame.html as a page of its own, whose policy lets its style and script run alone.
+
+    ModuleNotFoundError without Jinja2.
+    """
+    templates = _templates()
+    style, script = (_asset(name) for name in ("page.css", "page.js"))
+    return templates.get_template(template).render(
+        **values,
         style=style,
         script=script,
         policy=f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "

@@ -15,10 +15,12 @@ PLAIN_INTERVAL = 10.0
 
 
 class Progress:
-    """A context manager, called by the runner with (requirement, done, total); writes to standard error."""
+    """A context manager, called with (what is under way, done, total); writes to standard error."""
 
-    def __init__(self, target: str, *, quiet: bool = False) -> None:
+    def __init__(self, target: str, *, quiet: bool = False, unit: str = "requirements") -> None:
+        """unit: what is counted."""
         self.target = target
+        self.unit = unit
         self.quiet = quiet
         self.console = Console(stderr=True, highlight=False)
         self.bar: Bar | None = None
@@ -43,14 +45,11 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
 
-    def __call__(self, requirement: str, done: int, total: int) -> None:
-        """Show that `requirement` begins, `done` of `total` being finished."""
+    def __call__(self, under_way: str, done: int, total: int) -> None:
+        """Show what is under way, `done` of `total` being finished."""
         if self.bar is not None:
-            self.bar.update(
-                self.task, total=total, completed=done, description=f"{self.target} {requirement}"
-            )
+            self.bar.update(self.task, total=total, completed=done, description=f"{self.target} {under_way}")
         elif not self.quiet and time.monotonic() - self.last > PLAIN_INTERVAL:
             self.last = time.monotonic()
-            self.console.print(
-                f"{self.target}: {done} of {total} requirements, now {requirement}", markup=False
-            )
+            now = under_way and f", now {under_way}"
+            self.console.print(f"{self.target}: {done} of {total} {self.unit}{now}", markup=False)

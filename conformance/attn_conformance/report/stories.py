@@ -29,7 +29,7 @@ def told(report: Report, row: Row) -> str:
     """The story of a failure, as the command line tells it, without colours; every character is printable."""
     text = io.StringIO()
     console = Console(file=text, width=WIDTH, highlight=False, color_system=None)
-    again = repetition(report.target, row.requirement, seed=report.seed, effort=report.effort)
+    again = repetition(report.target, row.requirement, report.seed, report.effort, report.options)
     shown = replace(row, message=row.message and visible(row.message))  # rich would drop some of them
     story(shown, load_requirements()[row.requirement], console, again)
     return visible("\n".join(line.rstrip() for line in text.getvalue().strip().split("\n")))

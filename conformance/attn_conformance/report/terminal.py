@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
+from rich.syntax import Syntax
 from rich.table import Table
 
 from attn_conformance.registry import checks
@@ -34,24 +39,38 @@ VERDICTS = {
 }
 
 
-def show(report: Report, table: dict[str, Requirement], console: Console, *, quiet: bool = False) -> None:
-    """Print a report; quiet leaves out the table and what was merely observed."""
+def show(
+    report: Report,
+    table: dict[str, Requirement],
+    console: Console,
+    scripts: Mapping[str, Path],
+    *,
+    quiet: bool = False,
+) -> None:
+    """Print a report; quiet leaves out the table and what was merely observed.
+
+    scripts: files that hold the scripts of failures, by requirement id.
+    """
     if not quiet:
         console.print(_table(report))
         _observations(report, console)
+    shown = False
     for row in report.rows.values():
         if row.status in ("failed", "error") and not row.expected:
-            again = repetition(report.target, row.requirement, seed=report.seed, effort=report.effort)
+            again = repetition(report.target, row.requirement, report.seed, report.effort, report.options)
             story(row, table[row.requirement], console, again)
+            _script(row, scripts.get(row.requirement), console, whole=not shown)
+            shown = shown or row.reproducer is not None
     _expected(report, console)
     _declared(report, console)
     _verdict(report, console)
 
 
-def repetition(target: str, requirement: str, *, seed: int, effort: str) -> str:
-    """The command that judges a requirement again."""
-    command = f"attn-conformance run {target} --only {requirement} --seed {seed}"
-    return command if effort == "default" else f"{command} --effort {effort}"
+def repetition(target: str, requirement: str, seed: int, effort: str, options: str = "") -> str:
+    """The command that judges a requirement again; options: as in a Report."""
+    command = f"attn-conformance run {shlex.quote(target)} --only {shlex.quote(requirement)} --seed {seed}"
+    command = command if effort == "default" else f"{command} --effort {effort}"
+    return f"{command} {options}" if options else command
 
 
 def _table(report: Report) -> Table:
@@ -104,10 +123,32 @@ def story(row: Row, requirement: Requirement, console: Console, again: str) -> N
     if row.summary is not None:
         lines.append(f"smallest case: {row.summary}")
     lines += [f"what happened: {row.message}".replace("\n", "\n  ")]
+    if row.cause is not None:
+        lines.append(f"likely cause: {row.cause}")
     if row.counterexample is not None:
-        lines.append(f"found after {row.examples} examples; again: {again}")
+        how = "by an earlier run, and tried first" if row.replayed else f"after {row.examples} examples"
+        lines.append(f"found {how}; again: {again}")
     for line in lines:
         console.print(Padding(escape(line), (0, 0, 0, 2)), highlight=False)
+
+
+def _script(row: Row, file: Path | None, console: Console, *, whole: bool) -> None:
+    """Where the script of a failure is, and the script itself if `whole` or if it is nowhere."""
+    if row.reproducer is None:
+        if row.unproved is not None:
+            console.print(
+                Padding(escape(f"no script by itself: {row.unproved}"), (0, 0, 0, 2)), highlight=False
+            )
+        return
+    if file is not None:
+        proved = (
+            "seen to fail; with the argument `reference`, which puts the reference in its place, seen to pass"
+        )
+        console.print(Padding(escape(f"script: python {file} ({proved})"), (0, 0, 0, 2)), highlight=False)
+    if whole or file is None:
+        highlighted = Syntax("", "python", theme="ansi_dark").highlight(row.reproducer.rstrip())
+        highlighted.rstrip()
+        console.print("", highlighted, "", sep="\n", soft_wrap=True)  # lines as they are, to be copied
 
 
 def _expected(report: Report, console: Console) -> None:

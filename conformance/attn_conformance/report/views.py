@@ -353,12 +353,14 @@ def lines(columns: Sequence[View]) -> tuple[Group[Line], ...]:
 
 def _entries(result: Mapping[str, Any], file: Mapping[str, Any]) -> tuple[Entry, ...]:
     return tuple(
-        _entry(number, name, row, result["target"], file)
+        _entry(number, name, row, result, file)
         for number, (name, row) in enumerate(result["requirements"].items())
     )
 
 
-def _entry(number: int, name: str, row: Mapping[str, Any], target: str, file: Mapping[str, Any]) -> Entry:
+def _entry(
+    number: int, name: str, row: Mapping[str, Any], result: Mapping[str, Any], file: Mapping[str, Any]
+) -> Entry:
     mark = _mark(row)
     requirement, found = load_requirements().get(name), checks().get(name, ())
     text = "this version of the suite does not know it" if requirement is None else requirement.text
@@ -372,7 +374,7 @@ def _entry(number: int, name: str, row: Mapping[str, Any], target: str, file: Ma
         row=row,
         place=_place(name, number),
         summary=None if row["counterexample"] is None else _described(row["counterexample"]),
-        again=_again(target, name, row, file),
+        again=_again(result, name, row, file),
     )
 
 
@@ -407,11 +409,11 @@ def _described(counterexample: Mapping[str, Any]) -> str:
         return json.dumps(counterexample)
 
 
-def _again(target: str, name: str, row: Mapping[str, Any], file: Mapping[str, Any]) -> str:
-    """The command that judges it again, on the device on which it was judged."""
-    command = repetition(shlex.quote(target), shlex.quote(name), seed=file["seed"], effort=file["effort"])
+def _again(result: Mapping[str, Any], name: str, row: Mapping[str, Any], file: Mapping[str, Any]) -> str:
+    """The command that judges it again, under the options of its run, of which older files tell the device alone."""
     devices = {cell["device"] for cell in row["cells"]} - {"cpu"}
-    return f"{command} --device {shlex.quote(min(devices))}" if devices else command
+    device = f"--device {shlex.quote(min(devices))}" if devices else ""
+    return repetition(result["target"], name, file["seed"], file["effort"], result.get("options", device))
 
 
 def _told_apart(found: Sequence[View]) -> tuple[View, ...]:

@@ -1,0 +1,114 @@
+"""`attn-conformance selftest kills`: the suite against wrong implementations and their right twins."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable
+from concurrent.futures.process import BrokenProcessPool
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from attn_conformance.commands.run import writable
+from attn_conformance.files import put
+from attn_conformance.loading import TargetError
+from attn_conformance.mutants import BUG_CLASSES, mutants
+from attn_conformance.report.progress import Progress
+from attn_conformance.selftest.kills import Kills, run
+from attn_conformance.selftest.page import page
+from attn_conformance.selftest.table import Line, line, lines, number, seconds
+
+
+def command(options: argparse.Namespace, console: Console, errors: Console) -> int:
+    """The exit status: 0 if every mutant is rejected by its requirement and every twin passes, else 1; 2 as of run."""
+    try:
+        writable(options)
+        with Progress("selftest kills", quiet=options.quiet, unit="tasks") as progress:
+            result = run(
+                seed=options.seed,
+                full=options.full,
+                only=options.only,
+                jobs=options.jobs or _cores(),
+                progress=progress,
+            )
+    except (TargetError, ValueError, BrokenProcessPool) as error:
+        errors.print(str(error), markup=False)
+        return 2
+    show(result, console, quiet=options.quiet)
+    if options.json is not None:
+        put(options.json, json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
+    if options.html is not None:
+        put(options.html, page(result, {name: mutant.lie for name, mutant in mutants().items()}))
+    return 0 if result.ok else 1
+
+
+def _cores() -> int:
+    """How many this process may use; elsewhere than on Linux, how many there are."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def show(result: Kills, console: Console, *, quiet: bool = False) -> None:
+    """Print the tables, then survivors, wrong killers and failing twins by name, and the totals; quiet: no tables."""
+    if not quiet:
+        whole = line("all", result.kills)
+        by_class, by_requirement = (
+            [*lines(result.kills, key), whole]
+            for key in (lambda kill: kill.bug_class, lambda kill: kill.requirement)
+        )
+        console.print(_table("bug class", by_class, BUG_CLASSES), "")
+        console.print(_table("requirement", by_requirement, {}))
+
+    def listed(title: str, texts: Iterable[str]) -> None:
+        for count, text in enumerate(texts):
+            if not count:
+                console.print(f"\n[bold]{title}[/]")
+            console.print(Padding(escape(text), (0, 0, 0, 2)))
+
+    listed(
+        "Survivors, which the requirement named for them does not reject",
+        (
+            f"{kill.mutant} ({kill.bug_class}): {kill.requirement}{f': {kill.message}' if kill.message else ''}"
+            for kill in result.kills
+            if not kill.rejected
+        ),
+    )
+    listed(
+        "Wrong killers, which fail and are neither named for the mutant nor listed with it",
+        (
+            f"{kill.mutant}: {', '.join(kill.wrong_killers)} {'beside' if kill.rejected else 'instead of'} "
+            f"{kill.requirement}"
+            for kill in result.kills
+            if kill.wrong_killers
+        ),
+    )
+    listed(
+        "Right twins that fail", (f"that of {kill.mutant}: {kill.twin}" for kill in result.kills if kill.twin)
+    )
+    counts = result.counts
+    console.print(
+        f"\n[{'bold green' if result.ok else 'bold red'}]{counts['rejected']} of {counts['mutants']} mutants rejected, "
+        f"{counts['twins passed']} of {counts['mutants']} twins passed[/] (effort {result.effort}, seed {result.seed}, "
+        f"{'every requirement of their kind' if result.full else 'the requirement named for each'}, "
+        f"{result.seconds:.1f} s)"
+    )
+
+
+def _table(heading: str, rows: Iterable[Line], meanings: dict[str, str]) -> Table:
+    grid = Table(show_edge=False, pad_edge=False)
+    grid.add_column(heading, no_wrap=True)
+    if meanings:
+        grid.add_column("what is wrong", overflow="fold")
+    for name in ("mutants", "rejected", "survivors", "median\nexamples", "most\nexamples", "median\nseconds"):
+        grid.add_column(name, justify="right")
+    for row in rows:
+        meaning = (meanings.get(row.name, ""),) if meanings else ()
+        survivors = f"[bold red]{row.survivors}[/]" if row.survivors else ""
+        counts = (str(row.mutants), str(row.rejected), survivors)
+        examples = (number(row.median_examples), number(row.most_examples), seconds(row.median_seconds))
+        grid.add_row(row.name, *meaning, *counts, *examples)
+    return grid

@@ -1,0 +1,288 @@
+"""Kills: every wrong implementation judged by the requirement that must reject it, beside its right twin."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+from attn_conformance.cases import Case
+from attn_conformance.environment import environment
+from attn_conformance.judge import Failed
+from attn_conformance.mutants import BUG_CLASSES, Mutant, mutants
+from attn_conformance.registry import Check
+from attn_conformance.results import Row
+from attn_conformance.rows import Order, judge
+from attn_conformance.targets import subject
+from attn_reference import SPEC_VERSION
+from attn_reference.requirements import load_requirements
+
+SCHEMA = 1
+"""Version of the file: it grows by additions alone."""
+
+SIZES = {"batch": "B", "heads": "H", "queries": "T", "keys": "S"}
+"""Fields of cases that are sizes, and the specification's symbols for them."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with the target under way, how many tasks are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """What came of one mutant.
+
+    requirement: the one that must reject it. examples: of the check that failed, until it did; seconds: how long these
+    took. size: of the shrunk case, as far as it has B, H, T and S; case: all of it, in one line. All these are None for
+    a survivor, of which `message` says why it was not rejected, if more is known than that nothing failed.
+    twin: what the right twin did wrong, None if it passed. wrong_killers: other requirements that fail without being
+    expected to, None if they were not asked.
+    """
+
+    mutant: str
+    kind: str
+    bug_class: str
+    requirement: str
+    rejected: bool
+    examples: int | None = None
+    seconds: float | None = None
+    size: Mapping[str, int] | None = None
+    case: str | None = None
+    message: str | None = None
+    twin: str | None = None
+    wrong_killers: tuple[str, ...] | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the requirement rejects the mutant and not its twin."""
+        return self.rejected and self.twin is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `from_json` gives the equal record back."""
+        killers = None if self.wrong_killers is None else list(self.wrong_killers)
+        return asdict(self) | {"wrong_killers": killers}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Kill:
+        """The record that `to_json` wrote; KeyError or TypeError if fields are missing or unknown."""
+        killers = data["wrong_killers"]
+        return Kill(**{**data, "wrong_killers": None if killers is None else tuple(killers)})
+
+
+@dataclass(frozen=True)
+class Kills:
+    """A self-test: what was asked, where, and what came of every mutant. seconds: of the whole, by so many jobs."""
+
+    seed: int
+    full: bool
+    jobs: int
+    seconds: float
+    kills: tuple[Kill, ...]
+    environment: Mapping[str, Any]
+    suite: str
+    spec: str = SPEC_VERSION
+    effort: str = "default"
+
+    @property
+    def ok(self) -> bool:
+        """Whether every mutant is rejected by its requirement, and every twin passes."""
+        return all(kill.ok for kill in self.kills)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many mutants there are, how many of them are rejected, and for how many the twin passes."""
+        return {
+            "mutants": len(self.kills),
+            "rejected": sum(kill.rejected for kill in self.kills),
+            "twins passed": sum(kill.twin is None for kill in self.kills),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The file that `--json` writes."""
+        own = {
+            name: getattr(self, name)
+            for name in ("suite", "spec", "seed", "effort", "full", "jobs", "seconds")
+        }
+        kills = [kill.to_json() for kill in self.kills]
+        environment = dict(self.environment)
+        head = {"selftest": "kills", "schema": SCHEMA}
+        return head | own | {"environment": environment, "counts": self.counts, "mutants": kills}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Kills:
+        """What `to_json` wrote; ValueError for data of another kind or version, or with other fields."""
+        if (data.get("selftest"), data.get("schema")) != ("kills", SCHEMA):
+            raise ValueError(f"not a file of kills, schema {SCHEMA}")
+        derived = ("selftest", "schema", "counts", "mutants")
+        fields = {name: value for name, value in data.items() if name not in derived}
+        try:
+            return Kills(kills=tuple(map(Kill.from_json, data["mutants"])), **fields)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a file of kills: {error}") from error
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one process judges at a time: requirements on a target."""
+
+    target: str
+    requirements: tuple[str, ...]
+    seed: int
+    effort: str
+
+
+def run(
+    *,
+    seed: int = 0,
+    effort: str = "default",
+    full: bool = False,
+    only: Iterable[str] = (),
+    jobs: int = 1,
+    progress: Progress = lambda under_way, done, total: None,
+) -> Kills:
+    """Judge the mutants (or those in `only`: names or bug classes) and their twins, by so many processes at once.
+
+    full: by every requirement of their kind, which tells the wrong killers; else by the one named for the mutant. One
+    job is this process. ValueError if `only` names nothing known.
+    """
+    started = time.perf_counter()
+    duels = _duels(chosen(only), seed, effort, full)
+    tasks = dict.fromkeys(task for duel in duels for task in (*duel.right, duel.wrong))
+    # The longest first, so that no process has one left when the others are done.
+    ordered = sorted(tasks, key=lambda task: -len(task.requirements))
+    rows = _here(ordered, progress) if jobs == 1 else _in_processes(ordered, jobs, progress)
+    return Kills(
+        seed=seed,
+        effort=effort,
+        full=full,
+        jobs=jobs,
+        kills=tuple(_kill(duel, rows, full) for duel in duels),
+        environment=environment(subject(ordered[0].target)[0]),
+        suite=version("attn-conformance"),
+        seconds=round(time.perf_counter() - started, 1),
+    )
+
+
+def chosen(only: Iterable[str]) -> list[Mutant]:
+    """The mutants that `only`, names or bug classes, asks for: all if it is empty; ValueError if one is unknown."""
+    table = mutants()
+    asked: set[str] = set()
+    for name in only:
+        found = {m.name for m in table.values() if name.lower() == m.name or name.upper() == m.bug_class}
+        if not found:
+            raise ValueError(f"no mutant or bug class {name!r}; bug classes are {', '.join(BUG_CLASSES)}")
+        asked |= found
+    return [mutant for mutant in table.values() if mutant.name in asked or not asked]
+
+
+def judged(task: Task) -> dict[str, Row]:
+    """The rows of a task; of one that failed, `seconds` is what its check took until then, without the shrinking."""
+    found, refused = subject(task.target)
+    rows = {}
+    for name in task.requirements:
+        began: list[tuple[str, float]] = []
+
+        def watch(check: Check, case: Case, began: list[tuple[str, float]] = began) -> Failed | None:
+            began.append((check.name, time.perf_counter()))
+            return None
+
+        row = judge(Order(name, task.effort, task.seed), found, refused, watch).row
+        began.append((row.check or "", time.perf_counter()))
+        if row.check is not None:
+            times = [at for check, at in began if check == row.check]
+            row = replace(row, seconds=times[row.examples] - times[0])
+        rows[name] = row
+    return rows
+
+
+@dataclass(frozen=True)
+class _Duel:
+    """A mutant with what is asked of it, and of its right twin: one task for each requirement."""
+
+    mutant: Mutant
+    wrong: Task
+    right: tuple[Task, ...]
+
+
+def _duels(chosen: Iterable[Mutant], seed: int, effort: str, full: bool) -> list[_Duel]:
+    table = load_requirements().values()
+    twins: dict[Any, Task] = {}  # many mutants share one, which is judged once by each requirement
+    duels = []
+    for mutant in chosen:
+        others = [r.id for r in table if full and mutant.kind in r.kinds and not r.planned]
+        asked = tuple(dict.fromkeys([mutant.requirement, *others]))
+        right = [
+            twins.setdefault(
+                (id(mutant.twin), mutant.claims, name), Task(f"twin:{mutant.name}", (name,), seed, effort)
+            )
+            for name in asked
+        ]
+        duels.append(_Duel(mutant, Task(f"mutant:{mutant.name}", asked, seed, effort), tuple(right)))
+    return duels
+
+
+def _here(tasks: list[Task], progress: Progress) -> dict[Task, dict[str, Row]]:
+    rows = {}
+    for done, task in enumerate(tasks):
+        progress(task.target, done, len(tasks))
+        rows[task] = judged(task)
+    return rows
+
+
+def _in_processes(tasks: list[Task], jobs: int, progress: Progress) -> dict[Task, dict[str, Row]]:
+    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=multiprocessing.get_context("spawn"))
+    try:
+        futures = {pool.submit(judged, task): task for task in tasks}
+        for done, finished in enumerate(as_completed(futures), 1):
+            finished.result()  # which ends everything if it failed
+            oldest = next((task.target for future, task in futures.items() if not future.done()), "")
+            progress(oldest, done, len(tasks))
+        return {task: future.result() for future, task in futures.items()}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _kill(duel: _Duel, rows: Mapping[Task, Mapping[str, Row]], full: bool) -> Kill:
+    mutant, found = duel.mutant, rows[duel.wrong]
+    row = found[mutant.requirement]
+    expected = {mutant.requirement, *mutant.also_fails}
+    others = tuple(name for name, r in found.items() if r.status == "failed" and name not in expected)
+    kill = Kill(
+        mutant.name,
+        mutant.kind,
+        mutant.bug_class,
+        mutant.requirement,
+        rejected=row.status == "failed",
+        message=None if row.status == "failed" else row.message,
+        twin=_faults(mutant.requirement, [r for task in duel.right for r in rows[task].values()]),
+        wrong_killers=others if full else None,
+    )
+    if not kill.rejected:
+        return kill
+    return replace(
+        kill,
+        examples=row.examples,
+        seconds=round(row.seconds, 4),
+        size=_size(row.counterexample or {}),
+        case=row.summary,
+    )
+
+
+def _size(case: Mapping[str, Any]) -> dict[str, int]:
+    size = {symbol: case[name] for name, symbol in SIZES.items() if case.get(name) is not None}
+    if case.get("kind") == "script":
+        del size["S"]  # its keys are those of xa, which not every script has
+    return size
+
+
+def _faults(requirement: str, right: list[Row]) -> str | None:
+    """What a twin did wrong: it has to pass what must reject its mutant, and may fail nothing else."""
+    wrong = [
+        row
+        for row in right
+        if row.status in ("failed", "error") or (row.requirement == requirement and row.status != "passed")
+    ]
+    return "; ".join(f"{row.requirement} {row.status}: {row.message}" for row in wrong) or None

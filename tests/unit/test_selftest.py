@@ -1,0 +1,222 @@
+"""The self-test: mutants rejected and twins passed, what is said of those that are not, and its files."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from attn_conformance import mutants as registry
+from attn_conformance.cli import main
+from attn_conformance.commands.selftest import show
+from attn_conformance.mutants import Mutant, mutants
+from attn_conformance.runner import run
+from attn_conformance.selftest import kills
+from attn_conformance.selftest.kills import Kill, Kills
+from attn_conformance.selftest.page import page
+from attn_conformance.selftest.table import BEGIN, END, inserted, line, lines, markdown
+
+THREE = "inverted-mask,dropout-always-on,causal-only-without-a-prefix"
+Plant = Callable[..., Mutant]
+
+
+@pytest.fixture
+def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
+    """Registers, for one test, a mutant made from another one."""
+
+    def planted(name: str, like: str, **changes: Any) -> Mutant:
+        mutant = replace(mutants()[like], name=name, **changes)
+        monkeypatch.setitem(registry._registry, name, mutant)
+        return mutant
+
+    return planted
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves few requirements to ask in the full form, which would take a minute otherwise."""
+    table = {name: kills.load_requirements()[name] for name in ("MASK-1", "CAUSAL-3", "CACHE-2", "MASK-2")}
+    monkeypatch.setattr(kills, "load_requirements", lambda: table)
+
+
+def selftest(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = main(["selftest", "kills", "--jobs", "1", *arguments])
+    out, err = capsys.readouterr()
+    return status, " ".join(out.split()), err
+
+
+def example(**changes: Any) -> Kill:
+    fields: dict[str, Any] = {"mutant": "a", "kind": "kernel", "bug_class": "SCALE", "requirement": "EQ-1"}
+    found = {"rejected": True, "examples": 3, "seconds": 0.25, "size": {"B": 2, "T": 1}, "case": "B=2 T=1"}
+    return Kill(**{**fields, **found, **changes})
+
+
+def survivor(**changes: Any) -> Kill:
+    nothing = {"rejected": False, "examples": None, "seconds": None, "size": None, "case": None}
+    return example(**nothing, **changes)
+
+
+def result(*found: Kill) -> Kills:
+    return Kills(seed=7, full=True, jobs=2, seconds=1.5, kills=found, environment={"cpus": 2}, suite="0")
+
+
+def test_mutants_are_rejected_and_their_twins_pass(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "kills.json"
+    status, out, err = selftest(capsys, "--only", THREE, "--json", str(path), "--jobs", "2")
+    assert (status, err) == (0, "")
+    assert "CHUNK │ several new tokens" in out
+    assert "3 of 3 mutants rejected, 3 of 3 twins passed (effort default, seed 0," in out
+    assert "Survivors" not in out
+    data = json.loads(path.read_text())
+    assert data["counts"] == {"mutants": 3, "rejected": 3, "twins passed": 3}
+    assert data["environment"]["numpy"]
+    first = data["mutants"][0]
+    assert first["mutant"] == "inverted-mask"
+    assert first["size"] == {"B": 2, "H": 2, "T": 2, "S": 2}
+    assert first["case"].startswith("B=2 H=2 T=2 S=2 D=4 ")
+    assert first["wrong_killers"] is None
+    assert all(kill["examples"] >= 1 and 0 < kill["seconds"] < 10 for kill in data["mutants"])
+    here = kills.run(only=THREE.split(","))
+    alike = [{**kill.to_json(), "seconds": 0} for kill in here.kills]
+    assert alike == [{**kill, "seconds": 0} for kill in data["mutants"]]
+
+
+def test_it_finds_what_a_run_finds() -> None:
+    name = "keys-remembered-without-a-cache"
+    (kill,) = kills.run(only=[name], seed=3).kills
+    row = run(f"mutant:{name}", only=[kill.requirement], seed=3, isolate=False).rows[kill.requirement]
+    assert (kill.examples, kill.case) == (row.examples, row.summary)
+    assert kill.examples is not None
+    assert kill.examples > 1
+
+
+def test_a_survivor_and_a_wrong_twin_are_named_and_give_1(
+    capsys: pytest.CaptureFixture[str], plant: Plant
+) -> None:
+    right = mutants()["inverted-mask"].twin
+    plant("not-wrong-at-all", "inverted-mask", target=right)
+    status, out, _ = selftest(capsys, "--only", "not-wrong-at-all", "--quiet")
+    assert status == 1
+    assert out.startswith("Survivors, which")
+    assert "not-wrong-at-all (POLARITY): MASK-1 0 of 1 mutants rejected, 1 of 1 twins passed" in out
+    plant("wrong-in-both", "inverted-mask", twin=mutants()["inverted-mask"].target)
+    status, out, _ = selftest(capsys, "--only", "wrong-in-both", "--quiet")
+    assert status == 1
+    assert "Right twins that fail that of wrong-in-both: MASK-1 failed: differs from the reference" in out
+    assert "1 of 1 mutants rejected, 0 of 1 twins passed" in out
+
+
+def test_a_mutant_of_which_its_requirement_asks_nothing_survives(plant: Plant) -> None:
+    claims = mutants()["inverted-mask"].claims
+    plant("claims-little", "inverted-mask", claims=replace(claims, features=frozenset({"causal"})))
+    (kill,) = kills.run(only=["claims-little"]).kills
+    assert not kill.rejected
+    assert kill.message == "not claimed: bool-mask"
+    assert kill.twin == f"MASK-1 skipped: {kill.message}"
+
+
+@pytest.mark.usefixtures("narrow")
+def test_in_full_the_rows_that_nobody_expects_to_fail_are_named(plant: Plant) -> None:
+    plant("unlisted", "top-left-triangle-in-the-module", also_fails={})
+    plant("misnamed", "top-left-triangle-in-the-module", requirement="MASK-1", also_fails={"CACHE-2": "so"})
+    asked = ("top-left-triangle-in-the-module", "unlisted", "misnamed")
+    found = kills.run(only=asked, full=True, effort="smoke")
+    assert [kill.wrong_killers for kill in found.kills] == [(), ("CACHE-2",), ("CAUSAL-3",)]
+    console = Console(file=io.StringIO(), width=200)
+    show(found, console, quiet=True)
+    out = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "misnamed (ALIGN): MASK-1 Wrong killers" in out
+    assert "unlisted: CACHE-2 beside CAUSAL-3" in out
+    assert "misnamed: CAUSAL-3 instead of MASK-1" in out
+    assert "top-left-triangle-in-the-module:" not in out
+    assert "2 of 3 mutants rejected, 3 of 3 twins passed" in out
+
+
+@pytest.mark.usefixtures("narrow")
+def test_in_full_a_twin_may_fail_nothing(plant: Plant) -> None:
+    plant("another", "inverted-mask", twin=mutants()["top-left-triangle"].target)
+    assert kills.run(only=["another"], effort="smoke").ok
+    (kill,) = kills.run(only=["another"], full=True, effort="smoke").kills
+    assert (kill.twin or "").startswith("CAUSAL-3 failed: ")
+    assert not kill.ok
+
+
+def test_what_cannot_be_done_gives_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status, _, err = selftest(capsys, "--only", "inverted-mask,MASQUE")
+    assert status == 2
+    assert "no mutant or bug class 'MASQUE'; bug classes are ALIAS, " in err
+    status, _, err = selftest(capsys, "--json", str(tmp_path / "no" / "kills.json"))
+    assert status == 2
+    assert "--json: there is no folder" in err
+
+
+def test_the_file_gives_the_result_back() -> None:
+    found = result(example(wrong_killers=("EQ-2",)), survivor(message="why", twin="EQ-1 failed: x"))
+    data = json.loads(json.dumps(found.to_json()))
+    assert Kills.from_json(data) == found
+    assert data["counts"] == {"mutants": 2, "rejected": 1, "twins passed": 1}
+    for broken in (
+        {**data, "schema": 2},
+        {},
+        {**data, "more": 1},
+        {**data, "mutants": [{"mutant": "a"}]},
+        {**data, "mutants": None},
+    ):
+        with pytest.raises(ValueError, match="not a file of kills"):
+            Kills.from_json(broken)
+
+
+def test_lines_count_survivors_and_leave_them_out_of_medians() -> None:
+    found = [example(examples=n, seconds=n / 10) for n in (1, 2, 9)]
+    found += [survivor(), survivor(bug_class="EMPTY")]
+    empty, scale = lines(found, lambda kill: kill.bug_class)
+    assert (empty.name, empty.mutants, empty.survivors) == ("EMPTY", 1, 1)
+    assert (empty.median_examples, empty.most_examples, empty.median_seconds) == (None, None, None)
+    assert (scale.name, scale.mutants, scale.rejected, scale.survivors) == ("SCALE", 4, 3, 1)
+    assert (scale.median_examples, scale.most_examples, scale.median_seconds) == (2, 9, 0.2)
+    assert line("", found[:2]).median_examples == 1.5
+
+
+def test_the_markdown_table_takes_its_place_and_no_other() -> None:
+    table = markdown(result(example(), example(examples=4), survivor(bug_class="EMPTY")).to_json())
+    assert table.startswith("2 of 3 are rejected")
+    assert "| SCALE | the factor on q k^T | 2 | 2 | 3.5 |\n" in table
+    assert "| EMPTY | zero and unit sizes | 1 | 0 | – |\n" in table
+    document = f"before\n{BEGIN}old\n{END}after\n"
+    once = inserted(document, table)
+    assert once == f"before\n{BEGIN}\n{table}\n{END}after\n"
+    assert inserted(once, table) == once
+    for wrong in ("none", document * 2):
+        with pytest.raises(ValueError, match="places for the table"):
+            inserted(wrong, table)
+
+
+def test_the_page_tells_all_and_texts_stay_texts() -> None:
+    hostile = "<script>alert(1)</script>\u202e"
+    faulty = example(mutant=hostile, twin=f"EQ-1 failed: {hostile}", case=hostile, wrong_killers=(hostile,))
+    missed = survivor(mutant="b", message=hostile, requirement=hostile)
+    source = page(result(faulty, missed), {hostile: hostile, "b": hostile})
+    shown = "&lt;script&gt;alert(1)&lt;/script&gt;\\u202e"
+    assert source.count(shown) >= 9
+    assert len(re.findall("<script", source)) == 1  # our own, which the policy names
+    assert "\u202e" not in source
+    for said in (
+        "1 of 2 wrong implementations rejected",
+        "Survivors",
+        "Right twins that fail",
+        "Wrong killers",
+    ):
+        assert said in source
+    good = page(result(example()), {"a": "It lies."})
+    for unsaid in ('id="survivors"', 'id="twins"', 'id="wrong"'):
+        assert unsaid in source
+        assert unsaid not in good
