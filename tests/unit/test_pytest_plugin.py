@@ -39,6 +39,22 @@ class MultiHeadAttention(attn_flash.MultiHeadAttention):
     def forward(self, x, xa=None, mask=None, kv_cache=None):
         return super().forward(x, xa, mask, kv_cache) + 1
 """
+CRASHING_CLASS = """
+import ctypes
+import attn_flash
+
+class MultiHeadAttention(attn_flash.MultiHeadAttention):
+    def forward(self, x, xa=None, mask=None, kv_cache=None):
+        return super().forward(x, xa, mask, kv_cache) if mask is None else ctypes.string_at(0)
+"""
+AT_HOME = """
+import multiprocessing
+from mypkg.plain import plain
+
+def attention(q, k, v, mask=None, is_causal=False):
+    assert multiprocessing.parent_process() is None, "not at home"
+    return plain(q, k, v, mask, is_causal)
+"""
 TEST = """
 from attn_conformance import conformance
 
@@ -66,6 +82,8 @@ def folder(pytester: pytest.Pytester) -> pytest.Pytester:
         "wrong": WRONG,
         "right_class": RIGHT_CLASS,
         "wrong_class": WRONG_CLASS,
+        "crashing_class": CRASHING_CLASS,
+        "at_home": AT_HOME,
         "hides_nan": HIDES_NAN,
     }.items():
         (package / f"{name}.py").write_text(source, encoding="utf-8")
@@ -103,6 +121,29 @@ def test_a_wrong_class_fails_with_the_story_and_without_our_traceback(folder: py
         ]
     )
     assert "asking.py" not in result.stdout.str()
+
+
+def test_a_class_that_crashes_is_a_failure_and_the_other_tests_run(folder: pytest.Pytester) -> None:
+    for workers in ("0", "2"):
+        result = asked(
+            folder, "mypkg.crashing_class:MultiHeadAttention", "CTOR-1,MASK-1,OUT-1", "-n", workers
+        )
+        result.assert_outcomes(passed=2, failed=1)
+        result.stdout.fnmatch_lines(
+            [
+                "MASK-1 failed (must): *",
+                "  what happened: ended the process by SIGSEGV (segmentation fault)",
+                "* line 7 in forward",
+            ]
+        )
+        assert "Fatal Python error" not in result.stdout.str() + result.stderr.str()
+
+
+def test_without_isolation_it_runs_in_the_process_of_pytest(folder: pytest.Pytester) -> None:
+    result = asked(folder, "mypkg.at_home:attention", "EQ-3", "--attn-no-isolate")
+    result.assert_outcomes(passed=1)
+    result = asked(folder, "mypkg.at_home:attention", "EQ-3")
+    result.stdout.fnmatch_lines(["*attn-conformance cannot judge mypkg.at_home:attention: * not at home*"])
 
 
 def test_without_a_file_and_on_two_workers(folder: pytest.Pytester) -> None:

@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 import signal
+import stat
 import sys
 import threading
 import time
@@ -48,14 +49,30 @@ def of_two(q, k):
 # --- those that end or hang
 
 
+def note(name, what=""):
+    """Tell the test, which has named the folder."""
+    with (pathlib.Path(os.environ["HOSTILE_FOLDER"]) / name).open("a") as file:
+        file.write(f"{what}\n")
+
+
 @where_masked
 def sleeps(*_):
+    note("asleep", os.getpid())
+    while True:
+        time.sleep(1)
+
+
+@where_masked
+def sleeps_beside_a_child(*_):
+    os.fork()
+    note("asleep", os.getpid())
     while True:
         time.sleep(1)
 
 
 @where_masked
 def spins(*_):
+    note("asleep", os.getpid())
     while True:
         pass
 
@@ -132,14 +149,9 @@ def raises_what_no_file_takes(*_):
 
 @where_masked
 def crashes_in_every_second_process(q, k, v, mask):
-    count = pathlib.Path(os.environ["HOSTILE_FOLDER"]) / "processes"
-    processes = count.read_text().split() if count.exists() else []
-    if str(os.getpid()) not in processes:
-        processes.append(str(os.getpid()))
-        count.write_text(" ".join(processes))
-    if processes.index(str(os.getpid())) % 2 == 0:
-        ctypes.string_at(0)
-    return right(q, k, v, mask)
+    note("processes", os.getpid())
+    seen = list(dict.fromkeys((pathlib.Path(os.environ["HOSTILE_FOLDER"]) / "processes").read_text().split()))
+    return right(q, k, v, mask) if seen.index(str(os.getpid())) % 2 else ctypes.string_at(0)
 
 
 # --- those that use much
@@ -203,10 +215,12 @@ def kills_the_parent(q, k, v, mask):
 
 
 def scribble(data):
-    for descriptor in range(3, 50):
+    """Write to every socket: one of them is the suite's."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
         try:
-            os.write(descriptor, data)
-        except OSError:
+            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                os.write(descriptor, data)
+        except OSError:  # the folder's own
             continue
 
 
@@ -218,9 +232,27 @@ def breaks_a_message_off(*_):
 
 
 @where_masked
-def writes_nonsense(q, k, v, mask):
-    scribble(b"[]\n" + b'{"case": 5}\n')
-    return right(q, k, v, mask)
+def writes_no_json(*_):
+    scribble(b"\xff\n")
+    return time.sleep(60)
+
+
+@where_masked
+def writes_json_of_its_own(*_):
+    scribble(b'{"row": {"MASK-1": 5}}\n')
+    return time.sleep(60)
+
+
+@where_masked
+def writes_a_case_of_its_own(*_):
+    scribble(b'{"case": 5}\n')
+    return time.sleep(60)
+
+
+@where_masked
+def writes_without_end(*_):
+    while True:
+        scribble(b"x" * 65536)
 
 
 @where_masked
@@ -231,9 +263,10 @@ def forks_and_returns_twice(q, k, v, mask):
 
 @where_masked
 def leaves_children(q, k, v, mask):
-    if os.fork() == 0:
+    if (child := os.fork()) == 0:
         while True:
             time.sleep(1)
+    note("children", child)
     return right(q, k, v, mask)
 
 
