@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -35,8 +36,10 @@ class Raised(Failed):
 def blaming() -> Iterator[None]:
     """Calls of the implementation: its exceptions become Raised, its warnings are its own affair.
 
-    Also those that end a program, unless the user has pressed Ctrl-C.
+    Also those that end a program, unless the user has pressed Ctrl-C. A fork that a call has made, and that returns
+    from it, ends here: it would go on in this process's place, and each of its calls would fork again.
     """
+    process = os.getpid()
     try:
         with warnings.catch_warnings(), listening():
             warnings.simplefilter("ignore")
@@ -47,6 +50,9 @@ def blaming() -> Iterator[None]:
         if by_user(error):
             raise
         raise _raised(error) from error
+    finally:
+        if os.getpid() != process:
+            os._exit(0)
 
 
 def _raised(error: BaseException) -> Raised:
