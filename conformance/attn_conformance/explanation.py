@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from attn_conformance.cases import Case, case_from_json
 from attn_conformance.causes import likely_cause
+from attn_conformance.endings import by_user, described
 from attn_conformance.exploration import attempt, explore
 from attn_conformance.judge import Failed, NotAsked
 from attn_conformance.registry import Check, checks
@@ -40,8 +41,12 @@ def explained(row: Row, subject: Subject, execute: Execute | None, deadly: str |
         return row
     try:
         made = reproducer(check, subject.open(), case, failed, execute, deadly=deadly)
-    except Exception as error:  # no verdict depends on it
-        return replace(row, unproved=f"the suite failed to write it: {type(error).__name__}: {error}")
+    except (
+        BaseException
+    ) as error:  # no verdict depends on it; the target may raise what would end this program
+        if by_user(error):
+            raise
+        return replace(row, unproved=f"the suite failed to write it: {described(error)}")
     return replace(row, reproducer=made.script, unproved=made.reason)
 
 

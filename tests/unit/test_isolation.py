@@ -66,7 +66,7 @@ def deadly(written, tmp_path):
 
 
 def judged(target, *only, **options):
-    return attn_conformance.run(target, effort="smoke", only=only, **options)
+    return attn_conformance.run(target, effort="smoke", only=only, **{"explain": False, **options})
 
 
 # --- the same rows
@@ -76,7 +76,7 @@ def judged(target, *only, **options):
 def test_rows_are_the_same_in_this_process_in_another_and_in_two(target):
     asked = ("EQ-3", "MASK-1", "MASK-6", "MASK-10", "CAUSAL-7", "ERR-1", "KERN-1", "KERN-4")
     ways = ({"isolate": False}, {}, {"jobs": 2})
-    reports = [judged(target, *asked, **way) for way in ways]
+    reports = [judged(target, *asked, explain=True, **way) for way in ways]
     found = [{name: replace(row, seconds=0.0).to_json() for name, row in r.rows.items()} for r in reports]
     written = [
         json.dumps([rows, r.claims, r.events, r.verdict]) for rows, r in zip(found, reports, strict=True)
@@ -304,7 +304,23 @@ def worker():
 )
 def test_scripts_run_by_themselves_for_a_while(worker, script, arguments, status):
     seconds = 1 if status == -9 else 30
-    assert worker.execute({"execute": script, "arguments": arguments, "seconds": seconds}) == status
+    assert worker.execute({"execute": script, "arguments": arguments, "seconds": seconds}, 60) == status
+
+
+def test_scripts_have_no_more_time_than_is_left(worker):
+    request = {"execute": "while True: pass", "arguments": [], "seconds": 60}
+    started = time.monotonic()
+    assert (worker.execute(request, 0.5), worker.execute(request, -1)) == (-9, -9)
+    assert time.monotonic() - started < 10
+
+
+def test_the_scripts_of_a_hang_are_tried_for_as_long_as_calls_may_take(deadly):
+    target = deadly("while q.shape[2] > 3: pass")
+    started = time.monotonic()
+    row = judged(target, "EQ-3", limits=Limits(call=1.0), explain=True).rows["EQ-3"]
+    assert time.monotonic() - started < 10
+    assert row.message.startswith("did not return within 1 s")
+    assert (row.reproducer, bool(row.unproved)) == (None, True)
 
 
 # --- what earlier runs have found

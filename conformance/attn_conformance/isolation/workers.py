@@ -80,9 +80,11 @@ class Worker:
     def ask(self, message: Message, seconds: float, read: Callable[[Message], Answer]) -> Answer | Death:
         """What `read` makes of its answer to a message ({} to await the first).
 
-        Announcements of cases renew the seconds that it has. read: may raise what NONSENSE holds.
+        Announcements of cases renew the seconds that it has; the scripts that it asks for have as many together. read:
+        may raise what NONSENSE holds.
         """
         case: Stored | None = None
+        until = time.monotonic() + seconds
         with self.talk:
             try:
                 if message:
@@ -99,7 +101,7 @@ class Worker:
                         self.close()
                         return Death(f"left the device unusable: {answer['lost']}", costly=False, case=case)
                     elif "execute" in answer:
-                        self.channel.send(status=self.execute(answer))
+                        self.channel.send(status=self.execute(answer, until - time.monotonic()))
                     else:
                         return read(answer)
             except (EOFError, OSError):
@@ -136,10 +138,15 @@ class Worker:
         # SIGKILL is what Linux does where the memory of the machine has run out.
         return Death(f"{how}{self.output.where()}", costly=code == -signal.SIGKILL, case=case)
 
-    def execute(self, request: Message) -> int:
-        """The exit status of a script, run in a process that starts for it; -SIGKILL if it took too long."""
+    def execute(self, request: Message, most: float) -> int:
+        """The exit status of a script, run in a process that starts for it; -SIGKILL if it took too long.
+
+        most: seconds that it has, however many are requested.
+        """
         text, arguments = str(request["execute"]), [str(argument) for argument in request["arguments"]]
-        seconds = min(self.limits.load, float(request["seconds"]))
+        seconds = min(most, float(request["seconds"]))
+        if seconds <= 0:
+            return -signal.SIGKILL
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "reproducer.py"
             path.write_text(text, encoding="utf-8")
