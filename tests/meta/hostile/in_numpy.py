@@ -255,9 +255,13 @@ def writes_without_end(*_):
         scribble(b"x" * 65536)
 
 
+loaded_in = os.getpid()
+
+
 @where_masked
 def forks_and_returns_twice(q, k, v, mask):
-    os.fork()
+    if os.getpid() == loaded_in:  # forks that forked would be a bomb, were they to go on judging
+        os.fork()
     return right(q, k, v, mask)
 
 
