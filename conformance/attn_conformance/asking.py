@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,20 +10,17 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from attn_conformance.database import Database
 from attn_conformance.expectations import Expectation, settled
 from attn_conformance.judging import GivenUp, Judging
-from attn_conformance.report.terminal import repetition, story
+from attn_conformance.report.stories import plain, with_script
+from attn_conformance.report.terminal import repetition
 from attn_conformance.results import EXPECTED, SPENT, Row
 from attn_conformance.rows import Order
-from attn_conformance.runner import opened, wanted
+from attn_conformance.runner import applying, opened, wanted
 from attn_conformance.targets import Narrowing
 from attn_reference.requirements import Requirement, load_requirements
-
-WIDTH = 110
-"""Columns of a failure's story, as on the command line where the output is no terminal."""
 
 
 @cache
@@ -102,19 +98,14 @@ class Asked:
         return settled(row, self.terms.expected.get(self.id), date.today())
 
     def _story(self, row: Row) -> str:
-        text = io.StringIO()
-        console = Console(file=text, width=WIDTH, highlight=False, color_system=None)
-        again = repetition(
-            self.target, self.id, self.terms.seed, self.terms.effort, self.terms.narrowing.options
-        )
-        story(row, self.requirement, console, again)
-        lines = [line.rstrip() for line in text.getvalue().strip().splitlines()]
-        return "\n".join(lines if row.reproducer is None else [*lines, "", row.reproducer])
+        terms = self.terms
+        again = repetition(self.target, self.id, terms.seed, terms.effort, terms.narrowing.options)
+        return with_script(plain(row, again), row)
 
 
 def asked(target: str, terms: Terms) -> list[Asked]:
     """The requirements of a target's kind; TargetError if it cannot be judged, ValueError if `only` is unknown."""
     facts = loaded(target, terms.narrowing, terms.isolate).facts
-    table = {name: r for name, r in load_requirements().items() if facts.kind in r.kinds}
+    table = applying(load_requirements(), facts.kind)
     named = wanted(table, terms.only)
     return [Asked(requirement, target, terms) for name, requirement in table.items() if name in named]

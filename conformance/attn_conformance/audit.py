@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import attn_reference
+from attn_conformance.borders import unwrapped
 
 HOME = str(Path(attn_reference.__file__).parent)
 
@@ -60,8 +60,6 @@ def listening() -> Iterator[None]:
 
 def foreign(implementation: Any) -> bool:
     """Whether an implementation (a function, a class or an adapter) comes from elsewhere than these packages."""
-    inner = getattr(implementation, "cls", implementation)
-    while isinstance(inner, functools.partial):
-        inner = inner.func
+    inner = unwrapped(getattr(implementation, "cls", implementation))
     home = getattr(inner, "__module__", None) or type(inner).__module__
     return str(home).partition(".")[0] not in OWN

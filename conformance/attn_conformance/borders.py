@@ -313,11 +313,16 @@ class JaxBorder:
 BORDERS: dict[str, Callable[[], Border]] = {"numpy": NumpyBorder, "torch": TorchBorder, "jax": JaxBorder}
 
 
+def unwrapped(function: Any) -> Any:
+    """What functools.partial, however often, was put around."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
 def candidates(function: Any) -> list[str]:
     """Frameworks that `function` may speak, likeliest first: by where it comes from and what it uses."""
-    inner = function
-    while isinstance(inner, functools.partial):
-        inner = inner.func
+    inner = unwrapped(function)
     inner = getattr(inner, "__wrapped__", inner)
     home = str(getattr(inner, "__module__", "") or "").partition(".")[0]
     scope: dict[str, Any] = getattr(inner, "__globals__", {})

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from attn_conformance.isolation.limits import Limits
+
 EPILOG = (
     "Exit status: 0 conforms, differs only as documented, or fails only as expected; 1 fails or incomplete; 2 nothing "
     "could be judged."
@@ -127,19 +129,14 @@ def parser() -> argparse.ArgumentParser:
         "--jobs", type=positive, default=1, metavar="N", help="judge by so many processes at once"
     )
     run.add_argument("--no-isolate", action="store_true", help="judge in this process, for debuggers")
-    run.add_argument(
-        "--call-limit", type=seconds, default=30.0, metavar="SECONDS", help="for one case (default 30)"
-    )
-    run.add_argument(
-        "--load-limit", type=seconds, default=120.0, metavar="SECONDS", help="for importing it (default 120)"
-    )
-    run.add_argument(
-        "--memory-limit",
-        type=seconds,
-        default=4.0,
-        metavar="GIB",
-        help="for a process, once loaded (default 4)",
-    )
+    for option, unit, default, what in (
+        ("--call-limit", "SECONDS", Limits.call, "for one case"),
+        ("--load-limit", "SECONDS", Limits.load, "for importing it"),
+        ("--memory-limit", "GIB", Limits.memory, "for a process, once loaded"),
+    ):
+        run.add_argument(
+            option, type=seconds, default=default, metavar=unit, help=f"{what} (default {default:g})"
+        )
     run.add_argument("--quiet", action="store_true", help="failures and the verdict only")
 
     report = verbs.add_parser("report", help="result files as pages: one implementation, or many as a matrix")

@@ -41,9 +41,11 @@ def described(error: BaseException) -> str:
     return printable(text)
 
 
-def printable(text: str) -> str:
-    """The text with everything escaped that would steer a terminal, or that is no character at all."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def printable(text: str, keep: str = "") -> str:
+    """The text with all but `keep` escaped that would steer a terminal, hide or reorder, or is no character at all."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def out_of_memory(said: str) -> bool:

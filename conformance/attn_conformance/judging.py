@@ -94,15 +94,10 @@ class Here:
     ) -> None:
         """explain: whether failures get a likely cause and, proved by `execute`, a standalone script."""
         self.subject = subject
-        self.options = options
         self.explain = explain
         self.refused = dict(refused or {})
+        self.facts = Facts.of(subject, self.refused, options)
         self.execute = execute
-
-    @property
-    def facts(self) -> Facts:
-        """What is known of it."""
-        return Facts.of(self.subject, self.refused, self.options)
 
     def judge(self, order: Order) -> Judged:
         """Judge one requirement."""

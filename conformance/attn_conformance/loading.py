@@ -19,6 +19,10 @@ GROUP = "attn_conformance.implementations"
 """The entry-point group under which implementations are registered by name."""
 
 
+OWN = ("mutant", "twin", "control")
+"""What stands before the colon in the names of the suite's own implementations."""
+
+
 class TargetError(Exception):
     """A target that cannot be judged; the message says why and what to do."""
 
@@ -28,6 +32,13 @@ def registered() -> dict[str, EntryPoint]:
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)}
 
 
+def place(target: str) -> tuple[str, str]:
+    """The module or file, or kind of the suite's own, and the object in it that a target names."""
+    points = registered()
+    home, _, name = (points[target].value if target in points else target).partition(":")
+    return home, name
+
+
 def load(target: str) -> Any:
     """The object that a target names; TargetError if there is none.
 
@@ -35,7 +46,7 @@ def load(target: str) -> Any:
     `mutant:NAME`, `twin:NAME`, `control:NAME`.
     """
     head, _, rest = target.partition(":")
-    if head in ("mutant", "twin", "control") and rest:
+    if head in OWN and rest:
         return _own(head, rest)
     points = registered()
     if target in points:

@@ -101,8 +101,7 @@ def _replayed(
         except NotAsked:
             continue
         except Exception as error:
-            text = f"the suite itself failed: {type(error).__name__}: {error}"
-            return replace(row, status="error", message=text), tuple(healed)
+            return _failed_itself(row, error), tuple(healed)
         if failed is not None and row.level != "observed":
             cells = (Cell(subject.device, stored.case.dtype, "failed"),)
             row = replace(row, status="failed", examples=number, message=failed.message, cells=cells)
@@ -150,8 +149,8 @@ def _explored(
             if tally.first is not None:
                 break
     except Exception as error:
-        text = f"the suite itself failed: {type(error).__name__}: {error}"
-        return replace(row, status="error", message=text, seconds=time.perf_counter() - started), Counter()
+        row = replace(row, seconds=time.perf_counter() - started)
+        return _failed_itself(row, error), Counter()
     events = sum((tally.events for _, tally in tallies), Counter())
     failed = tallies[-1][1].first is not None  # its own examples tell how soon it was found
     difference = subject.convention.difference(requirement.id)
@@ -182,6 +181,10 @@ def _explored(
         cells |= dict.fromkeys(refused, status)
     listed = tuple(Cell(subject.device, dtype, cell) for dtype, cell in cells.items())
     return replace(row, status=status, message=message, cells=listed), events
+
+
+def _failed_itself(row: Row, error: Exception) -> Row:
+    return replace(row, status="error", message=f"the suite itself failed: {type(error).__name__}: {error}")
 
 
 def level_for(requirement: Requirement, subject: Subject) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 
 from attn_conformance.database import Database, Shelf
 from attn_conformance.expectations import Expectation, applied, expectations
-from attn_conformance.isolation import Limits, Workers
+from attn_conformance.isolation.limits import Limits
+from attn_conformance.isolation.workers import Workers
 from attn_conformance.judging import Facts, GivenUp, Here, Judging
 from attn_conformance.reproducer import execute_in_subprocess
 from attn_conformance.results import (
@@ -60,16 +61,16 @@ def run(
     """Judge a target by every requirement of its kind (or those in `only`: ids or groups).
 
     target: as on the command line; or a subject that is loaded already, with what it refuses as for `rows.judge`, which
-    is judged in this process. explain: whether failures get a likely cause and, if it is named,
-    a standalone script; by default if it is named. shard: (i, n): only every n-th of the
-    requirements, from the i-th on. spec: the version of the specification that counts: what came later is not
-    asked. expected_failures: {id: reason}, or a TOML file. isolate: whether the target gets processes of its own, as
-    many as `jobs`. database: where counterexamples are kept; they come first. replay: an entry of "results" of a
-    result file, whose counterexamples alone are tried. Raises TargetError where the target cannot be loaded,
-    ValueError for options that mean nothing.
+    is judged in this process. explain: whether failures get a likely cause and, if the target is named, a standalone
+    script; by default if it is named. shard: (i, n): only every n-th of the requirements, from the i-th on. spec: the
+    version of the specification that counts: what came later is not asked. expected_failures: {id: reason}, or a TOML
+    file. isolate: whether the target gets processes of its own, as many as `jobs`. database: where counterexamples
+    are kept; they come first. replay: an entry of "results" of a result file, whose counterexamples alone are tried.
+    Raises TargetError where the target cannot be loaded, ValueError for options that mean nothing.
     """
     expected = {} if expected_failures is None else expectations(expected_failures)
-    wanted(requirements_of(spec), only)
+    table = requirements_of(spec)
+    wanted(table, only)
     judging: Judging
     if isinstance(target, Subject):
         judging = Here(target, refused, explain=bool(explain))
@@ -78,7 +79,6 @@ def run(
     today = date.today()
     tolerated = {name for name, known in expected.items() if not known.expired(today)}
     try:
-        table = {n: r for n, r in requirements_of(spec).items() if judging.facts.kind in r.kinds}
         run = _Run(judging, table, effort, seed, fail_fast, tolerated, database, replay, progress)
         report = run.report(only, shard, jobs if isolate else 1)
     finally:
@@ -127,7 +127,7 @@ class _Run:
         if database is not None:
             self.shelf = database.shelf(self.facts.target, self.facts.device, self.facts.claims)
         self.replayed = None if replay is None else counterexamples(replay, self.facts.claims)
-        self.table = table
+        self.table = applying(table, self.facts.kind)
         self.judged: dict[str, Judged] = {}
         self.stop = threading.Event()
 
@@ -227,6 +227,11 @@ def requirements_of(spec: str) -> dict[str, Requirement]:
     if spec not in versions:
         raise ValueError(f"no version {spec!r} of the specification; there are {', '.join(versions)}")
     return {name: r for name, r in table.items() if int(r.since) <= int(spec)}
+
+
+def applying(table: Mapping[str, Requirement], kind: str) -> dict[str, Requirement]:
+    """The requirements of a table that apply to a kind of subject."""
+    return {name: requirement for name, requirement in table.items() if kind in requirement.kinds}
 
 
 def wanted(table: Mapping[str, Requirement], only: Iterable[str]) -> set[str]:

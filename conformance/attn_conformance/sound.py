@@ -35,6 +35,9 @@ ELEMENTS = 1 << 26
 SEEDS = 1 << 32
 """Seeds lie below."""
 
+HINTS = {kind: get_type_hints(kind) for kind in (KernelCase, ForwardCase, ScriptCase, SizesCase, Mask, Step)}
+"""The types of fields, by class: found once, since every case of a run is looked at."""
+
 NAMES: dict[tuple[type, str], Container[Any]] = {
     **{(kind, "dtype"): STORAGE for kind in (KernelCase, ForwardCase, ScriptCase, SizesCase)},
     (ForwardCase, "weights_dtype"): (None, *STORAGE),
@@ -74,7 +77,7 @@ def sound_case(data: object) -> Case:
 
 def _look_at(value: Any) -> None:
     """ValueError unless a dataclass, and those within it, hold the types, names and sizes that they can."""
-    hints = get_type_hints(type(value))
+    hints = HINTS[type(value)]
     for each in fields(value):
         content = getattr(value, each.name)
         named = NAMES.get((type(value), each.name))

@@ -17,9 +17,9 @@ import attn_conformance
 from attn_conformance.cases import KernelCase
 from attn_conformance.cli import main
 from attn_conformance.database import Database
-from attn_conformance.isolation import Limits, Workers
+from attn_conformance.isolation.limits import Limits
 from attn_conformance.isolation.worker import LARGEST, Channel
-from attn_conformance.isolation.workers import Worker
+from attn_conformance.isolation.workers import Worker, Workers
 from attn_conformance.loading import TargetError
 from attn_conformance.results import SPENT
 from attn_conformance.rows import Order

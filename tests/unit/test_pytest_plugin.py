@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 pytest_plugins = ["pytester"]
@@ -9,21 +11,9 @@ pytest_plugins = ["pytester"]
 RIGHT = """
 from attn_reference import attention
 """
-PLAIN = """
-import numpy as np
-
-def plain(q, k, v, mask=None, is_causal=False):
-    q64, k64, v64 = (x.astype(np.float64) for x in (q, k, v))
-    scores = q64 @ k64.swapaxes(2, 3) / np.sqrt(q.shape[3])
-    if is_causal:
-        mask = np.tri(q.shape[2], k.shape[2], k.shape[2] - q.shape[2], dtype=bool)
-    if mask is not None:
-        scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask.astype(np.float64)
-    weights = np.exp(scores - scores.max(axis=3, keepdims=True, initial=np.finfo(np.float64).min))
-    return (weights @ v64 / np.maximum(weights.sum(axis=3, keepdims=True), 1e-300)).astype(q.dtype)
-"""
+PLAIN = (Path(__file__).parents[2] / "examples" / "numpy_kernel.py").read_text(encoding="utf-8")
 WRONG = """
-from mypkg.plain import plain
+from mypkg.plain import attention as plain
 
 def attention(q, k, v, mask=None, is_causal=False):
     mask = ~mask if mask is not None and mask.dtype == bool else mask
@@ -49,7 +39,7 @@ class MultiHeadAttention(attn_flash.MultiHeadAttention):
 """
 AT_HOME = """
 import multiprocessing
-from mypkg.plain import plain
+from mypkg.plain import attention as plain
 
 def attention(q, k, v, mask=None, is_causal=False):
     assert multiprocessing.parent_process() is None, "not at home"
@@ -66,7 +56,7 @@ def test_conformance(requirement):
 """
 HIDES_NAN = """
 import numpy as np
-from mypkg.plain import plain
+from mypkg.plain import attention as plain
 
 def attention(q, k, v, mask=None, is_causal=False):
     return plain(np.nan_to_num(q), k, v, mask, is_causal)

@@ -50,7 +50,7 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
         return 0
     for check in found:
         home = inspect.getsourcefile(check.function) or ""
-        line(f"check: {check.function.__name__} in {home[home.find('attn_conformance') :]}: {check.sentence}")
+        line(f"check: {check.name} in {home[home.find('attn_conformance') :]}: {check.sentence}")
     _example(requirement, console)
     return 0
 

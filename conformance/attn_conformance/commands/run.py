@@ -16,7 +16,7 @@ from rich.console import Console
 
 from attn_conformance.database import Database
 from attn_conformance.expectations import Expectation, expectations
-from attn_conformance.isolation import Limits
+from attn_conformance.isolation.limits import Limits
 from attn_conformance.loading import TargetError
 from attn_conformance.report import annotations as github
 from attn_conformance.report import terminal

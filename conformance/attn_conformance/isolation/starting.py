@@ -14,7 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-WITHOUT_TORCH = ("attn_reference", "numpy", "jax", "mutant", "twin", "control")
+from attn_conformance.loading import OWN, place
+
+WITHOUT_TORCH = ("attn_reference", "numpy", "jax", *OWN)
 """Where targets begin that need no PyTorch: others may, and find it imported already."""
 
 _main_hidden = threading.Lock()
@@ -60,10 +62,7 @@ def start(
 def _may_use_torch(target: str) -> bool:
     if importlib.util.find_spec("torch") is None:
         return False
-    from attn_conformance.loading import registered
-
-    points = registered()
-    home = (points[target].value if target in points else target).partition(":")[0]
+    home, _ = place(target)
     if home.endswith(".py") and Path(home).is_file():
         return "torch" in Path(home).read_text(encoding="utf-8", errors="replace")
     return home.partition(".")[0] not in WITHOUT_TORCH

@@ -101,9 +101,7 @@ class Announcing:
             return Failed(message)
         if self.met and self.settled:
             raise NotAsked("not run: a case before it has ended the process")
-        if (
-            self.channel.connection.closed
-        ):  # in a fork that the target has made, and that has returned from its call
+        if self.channel.connection.closed:  # in a fork that the target has made outside of a call
             os._exit(1)
         self.channel.send(case=stored.to_json())
         return None
@@ -171,9 +169,8 @@ def serve(
                 judged = judge(order_from_json(message["judge"]), found, refused, announcing)
                 name, row = judged.row.requirement, judged.row
                 if row.status == "error" and over(row.message or ""):
-                    end(
-                        row.message or ""
-                    )  # the suite had no memory left, or met what a call did to the device
+                    # The suite had no memory left, or met what a call did to the device.
+                    end(row.message or "")
                 healed = [stored.to_json() for stored in judged.healed]
                 events = dict(judged.events)
                 channel.send(row={name: row.to_json()}, events=events, healed=healed, met=announcing.met)

@@ -25,21 +25,32 @@ def visible(text: str) -> str:
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
-def told(report: Report, row: Row) -> str:
-    """The story of a failure, as the command line tells it, without colours; every character is printable."""
+def plain(row: Row, again: str) -> str:
+    """The story of a failure, as the command line tells it, without colours; every character is printable.
+
+    again: the command that judges it again.
+    """
     text = io.StringIO()
     console = Console(file=text, width=WIDTH, highlight=False, color_system=None)
-    again = repetition(report.target, row.requirement, report.seed, report.effort, report.options)
     shown = replace(row, message=row.message and visible(row.message))  # rich would drop some of them
     story(shown, load_requirements()[row.requirement], console, again)
     return visible("\n".join(line.rstrip() for line in text.getvalue().strip().split("\n")))
 
 
+def with_script(text: str, row: Row) -> str:
+    """A story, and below it the script that shows the failure, where there is one."""
+    return text + ("" if row.reproducer is None else f"\n\n{visible(row.reproducer)}")
+
+
+def told(report: Report, row: Row) -> str:
+    """The story of a failure in a report."""
+    again = repetition(report.target, row.requirement, report.seed, report.effort, report.options)
+    return plain(row, again)
+
+
 def whole(report: Report, row: Row) -> str:
-    """The story with the script that shows it, or of a documented difference a sentence."""
-    if not failed(row):
-        return f"{row.requirement} {headline(row)}"
-    return told(report, row) + ("" if row.reproducer is None else f"\n\n{visible(row.reproducer)}")
+    """The same with its script, or of a documented difference a sentence."""
+    return with_script(told(report, row), row) if failed(row) else f"{row.requirement} {headline(row)}"
 
 
 def headline(row: Row) -> str:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from attn_conformance.cases import case_from_json
+from attn_conformance.endings import printable
 from attn_conformance.registry import checks
 from attn_conformance.report.terminal import VERDICTS, repetition
 from attn_conformance.results import EXPECTED, MISSHAPEN, NOT_ASKED, PLANNED, STOPPED, UNEXPECTED
@@ -319,11 +320,7 @@ def views(results: Iterable[Mapping[str, Any]]) -> tuple[View, ...]:
 def visible(data: Any) -> Any:
     """The same JSON, with escapes in place of characters that hide, reorder or cannot be written to a file."""
     if isinstance(data, str):
-        if data.isprintable():
-            return data
-        return "".join(
-            c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in data
-        )
+        return printable(data, keep="\n\t")
     if isinstance(data, Mapping):
         return {visible(key): visible(value) for key, value in data.items()}
     return [visible(value) for value in data] if isinstance(data, list) else data

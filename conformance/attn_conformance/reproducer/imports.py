@@ -5,17 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from attn_conformance.loading import registered
+from attn_conformance.loading import OWN, place
 
 
 def importing(target: str, alias: str, *, made_by: type | None = None) -> list[str]:
     """Lines after which `alias` is the target's object, or its instance if it is the class `made_by` itself."""
-    head, _, rest = target.partition(":")
-    if head in ("mutant", "twin", "control") and rest:
+    head, rest = place(target)
+    if head in OWN and rest:
         return ["from attn_conformance.loading import load", "", f'{alias} = load("{target}").function']
-    points = registered()
-    if target in points:
-        head, _, rest = points[target].value.partition(":")
     name, *inner = rest.split(".")
     instance = made_by is not None and made_by.__name__ == (inner or [name])[-1]
     lines = []
