@@ -21,8 +21,16 @@ MISSHAPEN = "not run: the smallest call fails OUT-1"
 STOPPED = "not run: an earlier must failed (--fail-fast)"
 SPENT = "not run: too many cases have used up their time or memory"
 INTERRUPTED = "not run: interrupted"
-LEFT_OUT = frozenset({NOT_ASKED, NOT_IN_SHARD, NOT_REPLAYED, MISSHAPEN, STOPPED, SPENT, INTERRUPTED})
-"""What rows say to which nothing was asked, whatever the target claims."""
+LEFT_OUT = {
+    NOT_ASKED: "not asked",
+    NOT_IN_SHARD: "not asked",
+    NOT_REPLAYED: "not asked",
+    MISSHAPEN: "not run",
+    STOPPED: "not run",
+    SPENT: "not run",
+    INTERRUPTED: "not run",
+}
+"""What rows say to which nothing was asked, whatever the target claims; and in two words."""
 EXPECTED = "expected to fail: "
 UNEXPECTED = "passed, though it was expected to fail"
 

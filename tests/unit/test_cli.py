@@ -102,3 +102,11 @@ def test_explain_of_a_planned_and_of_an_unknown_requirement(capsys):
     status, _, out = run(capsys, "explain", "MASK-99")
     assert status == 2
     assert "known are: MASK-1" in out
+
+
+def test_a_part_of_a_run_accuses_nobody_of_what_the_other_parts_draw(capsys, tmp_path):
+    page = tmp_path / "page.html"
+    part = ("run", "numpy-reference-kernel", "--shard", "1/47", "--html", str(page))
+    status, out, _ = run(capsys, *part)
+    assert status == 0
+    assert "defect of the suite" not in out + page.read_text()

@@ -13,7 +13,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from attn_conformance.registry import checks
-from attn_conformance.results import EXPECTED, LEFT_OUT, NOT_ASKED, Report, Row
+from attn_conformance.results import EXPECTED, LEFT_OUT, Report, Row
 from attn_reference.requirements import Requirement
 
 STYLES = {
@@ -202,6 +202,6 @@ def _verdict(report: Report, console: Console) -> None:
         note(f"should-requirements that fail (they count with --strict): {', '.join(shoulds)}")
     never = [event for event, count in report.events.items() if not count]
     # A row that failed has ended early, and so may have missed what it would have drawn.
-    whole = not any(row.message == NOT_ASKED or row.counterexample for row in report.rows.values())
+    whole = not any(row.message in LEFT_OUT or row.counterexample for row in report.rows.values())
     if never and whole and report.effort != "smoke":
         note(f"situations that never occurred, a defect of the suite: {', '.join(never)}")

@@ -14,7 +14,7 @@ from attn_conformance.cases import case_from_json
 from attn_conformance.endings import printable
 from attn_conformance.registry import checks
 from attn_conformance.report.terminal import VERDICTS, repetition
-from attn_conformance.results import EXPECTED, MISSHAPEN, NOT_ASKED, PLANNED, STOPPED, UNEXPECTED
+from attn_conformance.results import EXPECTED, LEFT_OUT, PLANNED, UNEXPECTED
 from attn_reference.requirements import load_requirements
 
 
@@ -71,7 +71,7 @@ GROUPS = {
 }
 """Titles of the requirement groups, after the headings of the specification, where MEM and HOST share one."""
 
-UNJUDGED = {PLANNED: "planned", NOT_ASKED: "not asked", STOPPED: "not run", MISSHAPEN: "not run"}
+UNJUDGED = {PLANNED: "planned", **LEFT_OUT}
 """Why a row says nothing of the implementation; such rows are not in its table, and listed with what was left out."""
 
 REGULAR = re.compile(r"[A-Z]+-[0-9]+")
@@ -235,7 +235,7 @@ class View:
     def whole(self) -> bool:
         """Whether every situation should have occurred: nothing ended early, and enough examples were drawn."""
         rows = self.result["requirements"].values()
-        early = any(row["message"] == NOT_ASKED or row["counterexample"] for row in rows)
+        early = any(row["message"] in LEFT_OUT or row["counterexample"] for row in rows)
         return self.file["effort"] != "smoke" and not early
 
     @property
