@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.backends.cuda import cudnn_sdp_enabled, enable_cudnn_sdp
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 # Without a mask and with fewer keys than one vector register holds numbers, the CPU kernel takes a row of
@@ -74,6 +73,8 @@ def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     if T == S:
         return dense(q, k, v, scale, is_causal=True)
     if q.is_cuda and not torch.compiler.is_compiling():  # torch.compile cannot trace the bias object
+        from torch.nn.attention.bias import causal_lower_right  # brings torch._dynamo: a second to import
+
         triangle = causal_lower_right(T, S)  # a kernel's own triangle where one serves the inputs
         return _call(q, k, v, scale, triangle)
     return _strips(q, k, v, scale, is_causal=True)

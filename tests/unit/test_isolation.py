@@ -3,12 +3,13 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
-from multiprocessing import Pipe
+from multiprocessing import Pipe, forkserver
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from attn_conformance.cases import KernelCase
 from attn_conformance.cli import main
 from attn_conformance.database import Database
 from attn_conformance.isolation.limits import Limits
+from attn_conformance.isolation.starting import context, may_use_torch, start
 from attn_conformance.isolation.worker import LARGEST, Channel
 from attn_conformance.isolation.workers import Worker, Workers
 from attn_conformance.loading import TargetError
@@ -377,3 +379,32 @@ def test_replay_tries_the_counterexamples_of_a_result_and_no_others(written, tmp
         "MASK-5": 1,
     }
     assert "not asked for (--replay)" in rows["EQ-6"]["message"]
+
+
+def test_a_fork_server_that_was_killed_is_replaced():
+    server = context("numpy-reference-kernel", "cpu")
+    for _ in range(5):
+        process, life = start(server, print)
+        process.join()
+        life.close()
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+    process, life = start(server, print)
+    process.join()
+    life.close()
+    assert process.exitcode == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "loaded"),
+    [
+        ("import math\nimport numpy as np\n", False),
+        ("import numpy as np\nfrom mypkg.kernels import attention\n", True),
+        ("def attention(q, k, v):\n    import torch\n", True),
+        ("from . import neighbour\n", False),
+        ("import torch (", False),
+    ],
+)
+def test_pytorch_is_loaded_ahead_for_files_that_may_use_it(tmp_path, source, loaded):
+    file = tmp_path / "kernel.py"
+    file.write_text(source)
+    assert may_use_torch(f"{file}:attention") is loaded

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import multiprocessing
 import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -16,8 +19,11 @@ from typing import Any
 
 from attn_conformance.loading import OWN, place
 
-WITHOUT_TORCH = ("attn_reference", "numpy", "jax", *OWN)
+WITHOUT_TORCH = {"attn_reference", "numpy", "jax", *OWN, *sys.stdlib_module_names}
 """Where targets begin that need no PyTorch: others may, and find it imported already."""
+
+PAUSES = (0.1, 0.3, 1.0)
+"""Seconds between attempts to start: a fork server that a target killed is replaced once the system knows it."""
 
 _main_hidden = threading.Lock()
 
@@ -31,7 +37,7 @@ def context(target: str, device: str) -> BaseContext:
         return multiprocessing.get_context("spawn")
     server = multiprocessing.get_context("forkserver")
     modules = ["attn_conformance.isolation.worker", "attn_conformance.registry"]
-    server.set_forkserver_preload([*modules, "torch"] if _may_use_torch(target) else modules)
+    server.set_forkserver_preload([*modules, "torch"] if may_use_torch(target) else modules)
     return server
 
 
@@ -47,22 +53,48 @@ def start(
     `if __name__ == "__main__"` would run again in there.
     """
     life, ours = context.Pipe(duplex=False)
-    process: BaseProcess = context.Process(target=function, args=(life, *arguments))  # type: ignore[attr-defined]
     with _main_hidden:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:
-            process.start()
+            return _started(context, function, (life, *arguments)), ours
         finally:
             sys.modules["__main__"] = main
             life.close()
-    return process, ours
 
 
-def _may_use_torch(target: str) -> bool:
+def _started(context: BaseContext, function: Callable[..., None], arguments: tuple[Any, ...]) -> BaseProcess:
+    def attempt() -> BaseProcess:
+        process: BaseProcess = context.Process(target=function, args=arguments)  # type: ignore[attr-defined]
+        process.start()
+        return process
+
+    for pause in PAUSES:
+        with suppress(ConnectionError, EOFError):
+            return attempt()
+        time.sleep(pause)
+    return attempt()
+
+
+def may_use_torch(target: str) -> bool:
+    """Whether PyTorch is at hand, and the target imports more than is known to do without it."""
     if importlib.util.find_spec("torch") is None:
         return False
     home, _ = place(target)
-    if home.endswith(".py") and Path(home).is_file():
-        return "torch" in Path(home).read_text(encoding="utf-8", errors="replace")
-    return home.partition(".")[0] not in WITHOUT_TORCH
+    imported = _imports(Path(home)) if home.endswith(".py") else [home]
+    return any(name.partition(".")[0] not in WITHOUT_TORCH for name in imported)
+
+
+def _imports(file: Path) -> list[str]:
+    """The modules that a file of Python imports; none if it cannot be read, which loading it will tell."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return []
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+    return names

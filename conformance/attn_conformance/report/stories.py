@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import re
 from dataclasses import replace
 
 from rich.console import Console
 
+from attn_conformance.endings import printable
 from attn_conformance.report.terminal import repetition, story
 from attn_conformance.results import Report, Row
 from attn_reference.requirements import load_requirements
@@ -15,14 +15,10 @@ from attn_reference.requirements import load_requirements
 WIDTH = 110
 """Columns of a story, as on the command line where the output is no terminal."""
 
-UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
-"""Characters that XML 1.0 forbids or discourages, that steer terminals, or that no encoding has; a tab and a line
-feed are none of them."""
-
 
 def visible(text: str) -> str:
-    r"""The text with each unprintable character spelled out: ESC becomes the four characters \x1b."""
-    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    r"""The text with all that is not printable spelled out, but tabs and line feeds: ESC becomes \x1b."""
+    return printable(text, keep="\t\n")
 
 
 def plain(row: Row, again: str) -> str:
