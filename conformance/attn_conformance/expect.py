@@ -18,6 +18,9 @@ Array = NDArray[Any]
 LOOSER: tuple[Arithmetic, ...] = ("fused", "eager", "tf32")
 """Arithmetics from which a failure may come that only the claim is to blame for, the strictest first."""
 
+ALLOWED_BY = "within the bound of"
+"""How the line begins that names a looser arithmetic."""
+
 
 def within(got: Array, answer: Answer, what: str = "differs from the reference") -> None:
     """Every element of `got` is within the answer's limit, else Failed."""
@@ -52,7 +55,9 @@ def _looser(subject: Subject, call: Call, got: Array) -> str:
     problem, claimed = subject.lower(call), subject.claims.arithmetic
     for arithmetic in LOOSER:
         if compare(got, ask(problem, call.dtype, arithmetic)).ok:
-            return f"\nwithin the bound of {arithmetic} arithmetic, which --with {arithmetic} claims (now: {claimed})"
+            return (
+                f"\n{ALLOWED_BY} {arithmetic} arithmetic, which --with {arithmetic} claims (now: {claimed})"
+            )
     return ""
 
 

@@ -167,8 +167,11 @@ class ModuleSubject(Subject):
             named.setdefault("key.bias", np.zeros_like(params["query.bias"]))
         return {name: self.border.asarray(array, self.device) for name, array in named.items()}
 
-    def forward(self, call: Forward, handle: Any = None) -> Array:
-        """The result of forward without a cache, (B, T, n_state), by a module built for the call or a given one."""
+    def forward(self, call: Forward, handle: Any = None, shape: tuple[int, ...] | None = None) -> Array:
+        """The result of forward without a cache, (B, T, n_state), by a module built for the call or a given one.
+
+        shape: that of the result, where it is not that of x.
+        """
         handle = self.build(call.params, call.n_head, call.is_causal) if handle is None else handle
         natives = {name: self.border.asarray(array, self.device) for name, array in call.arrays().items()}
         with blaming(), self.border.grad_mode("off"):
@@ -176,8 +179,9 @@ class ModuleSubject(Subject):
                 handle, natives["x"], natives.get("xa"), natives.get("mask")
             )
         y = self.received(returned)
-        if y.shape != call.x.shape:
-            raise Failed(f"returned shape {y.shape}, expected (B, T, n_state) = {call.x.shape}")
+        shape = call.x.shape if shape is None else shape
+        if y.shape != shape:
+            raise Failed(f"returned shape {y.shape}, expected (B, T, n_state) = {shape}")
         return y
 
     def answer_forward(self, call: Forward) -> Answer:

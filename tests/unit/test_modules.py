@@ -47,6 +47,13 @@ class SelfOnly(MultiHeadAttention):
         return inner(x)
     __call__ = forward
 
+class Trimming(MultiHeadAttention):
+    """A class that drops what of xa is beyond the batch of x."""
+    claims = None
+    def forward(self, x, xa=None, mask=None, kv_cache=None):
+        return super().forward(x, xa if xa is None else xa[:len(x)], mask, kv_cache)
+    __call__ = forward
+
 class NoConstructor:
     def __call__(self, x): return x
 
@@ -132,6 +139,13 @@ def test_a_result_of_the_wrong_shape_is_said_once(here):
     assert "a numpy.ndarray was expected, got tuple" in report.rows["OUT-1"].message
     assert report.rows["EQ-1"].message == "not run: the smallest call fails OUT-1"
     assert report.verdict == "fails"
+
+
+def test_a_batch_of_1_that_is_not_broadcast_is_observed_as_such(here):
+    found, _ = subject(f"{here}:Trimming")
+    row = run(found, only=["OUT-5"]).rows["OUT-5"]
+    assert row.status == "observed"
+    assert "a batch of 1 in x gives something else than the broadcast" in row.observation
 
 
 def test_an_adapter_of_a_few_lines_is_judged_by_what_it_claims(here):

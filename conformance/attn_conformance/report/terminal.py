@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.syntax import Syntax
 from rich.table import Table
 
+from attn_conformance.expect import ALLOWED_BY
 from attn_conformance.registry import checks
 from attn_conformance.results import EXPECTED, LEFT_OUT, Report, Row
 from attn_reference.requirements import Requirement
@@ -55,12 +56,14 @@ def show(
         console.print(_table(report))
         _observations(report, console)
     shown = False
-    for row in report.rows.values():
-        if row.status in ("failed", "error") and not row.expected:
-            again = repetition(report.target, row.requirement, report.seed, report.effort, report.options)
-            story(row, table[row.requirement], console, again)
-            _script(row, scripts.get(row.requirement), console, whole=not shown)
-            shown = shown or row.reproducer is not None
+    for row, *alike in _gathered(report):
+        again = repetition(report.target, row.requirement, report.seed, report.effort, report.options)
+        story(row, table[row.requirement], console, again)
+        if alike:
+            others = ", ".join(other.requirement for other in alike)
+            _line(f"the same in: {others}", console)
+        _script(row, scripts.get(row.requirement), console, whole=not shown)
+        shown = shown or row.reproducer is not None
     _expected(report, console)
     _declared(report, console)
     _verdict(report, console)
@@ -129,22 +132,44 @@ def story(row: Row, requirement: Requirement, console: Console, again: str) -> N
         how = "by an earlier run, and tried first" if row.replayed else f"after {row.examples} examples"
         lines.append(f"found {how}; again: {again}")
     for line in lines:
-        console.print(Padding(escape(line), (0, 0, 0, 2)), highlight=False)
+        _line(line, console)
+
+
+def _gathered(report: Report) -> list[list[Row]]:
+    """The failures that were not expected; those that share what is told of them stand together."""
+    groups: dict[str, list[Row]] = {}
+    for row in report.rows.values():
+        if row.status in ("failed", "error") and not row.expected:
+            groups.setdefault(_shared(row) or row.requirement, []).append(row)
+    return list(groups.values())
+
+
+def _shared(row: Row) -> str | None:
+    """What a failure may share with many others: an exception, or an arithmetic that would allow its numbers."""
+    for line in (row.message or "").splitlines():
+        _, raised, error = line.partition("raised ")
+        if raised:
+            return error
+        if line.startswith(ALLOWED_BY):
+            return line
+    return None
+
+
+def _line(text: str, console: Console) -> None:
+    console.print(Padding(escape(text), (0, 0, 0, 2)), highlight=False)
 
 
 def _script(row: Row, file: Path | None, console: Console, *, whole: bool) -> None:
     """Where the script of a failure is, and the script itself if `whole` or if it is nowhere."""
     if row.reproducer is None:
         if row.unproved is not None:
-            console.print(
-                Padding(escape(f"no script by itself: {row.unproved}"), (0, 0, 0, 2)), highlight=False
-            )
+            _line(f"no script by itself: {row.unproved}", console)
         return
     if file is not None:
         proved = (
             "seen to fail; with the argument `reference`, which puts the reference in its place, seen to pass"
         )
-        console.print(Padding(escape(f"script: python {file} ({proved})"), (0, 0, 0, 2)), highlight=False)
+        _line(f"script: python {file} ({proved})", console)
     if whole or file is None:
         highlighted = Syntax("", "python", theme="ansi_dark").highlight(row.reproducer.rstrip())
         highlighted.rstrip()
@@ -158,7 +183,7 @@ def _expected(report: Report, console: Console) -> None:
         console.print("\n[bold]Expected failures[/]")
     for row in expected:
         line = f"{row.requirement} {row.status} ({row.level}): {row.headline.removeprefix(EXPECTED)}"
-        console.print(Padding(escape(line), (0, 0, 0, 2)))
+        _line(line, console)
 
 
 def _declared(report: Report, console: Console) -> None:
@@ -166,7 +191,7 @@ def _declared(report: Report, console: Console) -> None:
     if declared:
         console.print("\n[bold]Documented differences[/] (*), each tested to be as documented")
     for row in declared:
-        console.print(Padding(f"{row.requirement} {row.status}: {escape(row.declared or '')}", (0, 0, 0, 2)))
+        _line(f"{row.requirement} {row.status}: {row.declared}", console)
 
 
 def _verdict(report: Report, console: Console) -> None:
@@ -184,24 +209,21 @@ def _verdict(report: Report, console: Console) -> None:
         f"must-requirements judged; {counts}; effort {report.effort}, seed {report.seed}, {report.seconds:.1f} s)"
     )
 
-    def note(text: str) -> None:
-        console.print(Padding(escape(text), (0, 0, 0, 2)))
-
     left_out = sorted({row.message for row in musts if row.message and row.message.startswith("not claimed")})
     if left_out:
-        note(f"left out: {'; '.join(left_out)}")
+        _line(f"left out: {'; '.join(left_out)}", console)
     planned = [row.requirement for row in report.rows.values() if row.planned]
     if planned:
-        note(f"not checked by this version: {', '.join(planned)}")
+        _line(f"not checked by this version: {', '.join(planned)}", console)
     shoulds = [
         row.requirement
         for row in report.rows.values()
         if row.level == "should" and row.status == "failed" and not row.expected
     ]
     if shoulds:
-        note(f"should-requirements that fail (they count with --strict): {', '.join(shoulds)}")
+        _line(f"should-requirements that fail (they count with --strict): {', '.join(shoulds)}", console)
     never = [event for event, count in report.events.items() if not count]
     # A row that failed has ended early, and so may have missed what it would have drawn.
     whole = not any(row.message in LEFT_OUT or row.counterexample for row in report.rows.values())
     if never and whole and report.effort != "smoke":
-        note(f"situations that never occurred, a defect of the suite: {', '.join(never)}")
+        _line(f"situations that never occurred, a defect of the suite: {', '.join(never)}", console)
