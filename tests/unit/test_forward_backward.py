@@ -76,7 +76,7 @@ def test_x_collects_in_self_attention_what_two_inputs_get_apart():
     together = solve_forward_backward(one, dy).gradients
     apart = solve_forward_backward(replace(one, crossed=True), dy).gradients
     np.testing.assert_allclose(together["x"], apart["x"] + apart["xa"], rtol=1e-13)
-    assert not pose(params, x, x.copy(), None, False).crossed == one.crossed
+    assert pose(params, x, x.copy(), None, False).crossed != one.crossed
 
 
 @pytest.mark.parametrize("extended", [False, True])
