@@ -265,7 +265,7 @@ def of_product(g: Array, x: Array, error: Error, at: Setting, us: float) -> Erro
     g: without signs. error: of g, independent in different rows. us: of storing it.
     """
     r, terms, n = at.r, joined(g, np.abs(x)), g.shape[0] * g.shape[1]
-    columns = turned(g.reshape(n, -1))
+    columns = turned(g.reshape(n, g.shape[2]))
     same = copies(columns, unit_roundoff(at.dtype) / FINE)
     ties = (same * (columns > 0)).sum(-1, keepdims=True)
     same = turned(same).reshape(g.shape)
