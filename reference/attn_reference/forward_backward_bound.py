@@ -158,7 +158,7 @@ def _sides(
             k,
             "key",
             shared.key_copies,
-            seen=lambda y: seen_by_queries(e, shared, core.ds, y).times(scale),
+            seen=lambda y: seen_by_queries(e, shared, y).times(scale),
             joint=lambda x: joint_ds(e, shared, k, x).times(scale),
         ),
         "key": side(
