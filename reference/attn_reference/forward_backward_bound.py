@@ -120,7 +120,7 @@ def _overflows(
     """Whether an array that may be stored may overflow."""
     kernel, core = backward.solution.core, backward.core
     visible = np.broadcast_to(kernel.visible, kernel.shape)
-    queries, keys = visible.any(-1)[..., None], visible.any(-2)[..., None]  # type: ignore[index]
+    queries, keys = (np.asarray(visible.any(axis))[..., None] for axis in (-1, -2))
     heads = {"query": (kernel.q, queries), "key": (kernel.k, keys), "value": (kernel.v, keys)}
     heads["do"] = core.do, queries
     stored = [np.where(seen, np.abs(x) + errors[name].worst, 0.0) for name, (x, seen) in heads.items()]

@@ -104,7 +104,10 @@ def inexact_pairs(
 
 
 def centred(weights: Array, x: Array, mean: Array) -> Array:
-    """Sum over channels of weights_ic (x_jc - mean_ic)^2; weights and mean (B, H, T, D), x (B, H, S, D)."""
+    """Sum over channels of weights_ic (x_jc - mean_ic)^2; weights and mean (B, H, T, D), x (B, H, S, D).
+
+    What cancels in it is below 1e-8 |x|, which the weights scale down far below the accumulation error.
+    """
     rest = 2 * weights * mean @ turned(x) - (weights * mean**2).sum(-1, keepdims=True)
     return np.asarray(np.maximum(weights @ turned(x * x) - rest, 0.0))
 
