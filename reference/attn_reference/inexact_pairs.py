@@ -135,8 +135,8 @@ def seen_by_queries(e: PairErrors, shared: Shared, y: Array) -> Error:
 def seen_by_keys(e: PairErrors, shared: Shared, y: Array) -> Error:
     """What the errors of ds do to ds^T @ y; y: (B, H, T, n)."""
     rows = in_squares(turned(shared.query_ds), np.sqrt(shared.query_copies) * y)
-    keys = turned(of_key(e, shared) + share(e.sizes.p, shared.key_d) + shared.common * e.sizes.ds)
-    return over_queries(e, y) + Error(np.zeros(()), rows + keys @ np.abs(y))
+    keys = turned(of_keys(e, shared)) @ np.abs(y)
+    return over_queries(e, y) + Error(np.zeros(()), rows + keys)
 
 
 def seen_by_values(e: PairErrors, shared: Shared, y: Array) -> Error:
@@ -175,9 +175,15 @@ def joint_p(e: PairErrors, shared: Shared, z: Array, y: Array) -> Error:
     return Error(worst + flushed, probable + flushed)
 
 
-def of_key(e: PairErrors, shared: Shared) -> Array:
-    """What errors of a key's own k and v do to its ds."""
-    return np.asarray(shared.key_score * e.sizes.ds + e.sizes.p * (1 + shared.key_score) * shared.key_dp)
+def of_keys(e: PairErrors, shared: Shared) -> Array:
+    """What errors of k and v do to each ds: the key's own, and those of all keys through p and D."""
+    own = shared.key_score * e.sizes.ds + e.sizes.p * (1 + shared.key_score) * shared.key_dp
+    return np.asarray(own + share(e.sizes.p, shared.key_d) + shared.common * e.sizes.ds)
+
+
+def of_inputs(e: PairErrors, shared: Shared) -> Array:
+    """What errors of q, k, v and dO do to each ds."""
+    return shared.query_ds + of_keys(e, shared)
 
 
 def joint(pairs: Array, z: Array, y: Array) -> Array:
