@@ -54,7 +54,7 @@ class Count:
     failed: int = 0
     detected: int = 0
     largest: float = 0.0
-    case: Mapping[str, Any] | None = None
+    case: KernelCase | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -72,12 +72,15 @@ class Count:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` gives the equal record back."""
-        return asdict(self) | {"largest": None if math.isinf(self.largest) else self.largest}
+        largest = None if math.isinf(self.largest) else self.largest
+        return asdict(self) | {"largest": largest, "case": None if self.case is None else self.case.to_json()}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Count:
         """The record that `to_json` wrote; KeyError or TypeError if fields are missing or unknown."""
-        return Count(**{**data, "largest": math.inf if data["largest"] is None else data["largest"]})
+        largest = math.inf if data["largest"] is None else data["largest"]
+        case = None if data["case"] is None else KernelCase.from_json(data["case"])
+        return Count(**{**data, "largest": largest, "case": case})
 
 
 @dataclass(frozen=True)
@@ -195,9 +198,10 @@ def _of_one(posed: Posed, members: tuple[Member, ...]) -> Iterator[Count]:
             if results is not None and same(results, right[twin.function]):
                 yield replace(count, equal=1)
                 continue
-        case = posed.case.to_json()
         if results is None:
-            yield replace(count, cases=1, comparisons=1, failed=1, detected=1, largest=math.inf, case=case)
+            yield replace(
+                count, cases=1, comparisons=1, failed=1, detected=1, largest=math.inf, case=posed.case
+            )
             continue
         found = posed.compared(kernel, results)
         failed = sum(not comparison.ok for comparison in found)
@@ -209,7 +213,7 @@ def _of_one(posed: Posed, members: tuple[Member, ...]) -> Iterator[Count]:
             failed=failed,
             detected=int(failed > 0),
             largest=largest,
-            case=case,
+            case=posed.case,
         )
 
 

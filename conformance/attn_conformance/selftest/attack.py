@@ -52,7 +52,7 @@ class Peak:
     dtype: str
     examples: int
     largest: float
-    case: Mapping[str, Any]
+    case: KernelCase
 
     def __add__(self, other: Peak) -> Peak:
         """Both together; of equal peaks the first."""
@@ -71,12 +71,14 @@ class Peak:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` gives the equal record back."""
-        return asdict(self) | {"largest": None if math.isinf(self.largest) else self.largest}
+        largest = None if math.isinf(self.largest) else self.largest
+        return asdict(self) | {"largest": largest, "case": self.case.to_json()}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Peak:
         """The record that `to_json` wrote; KeyError or TypeError if fields are missing or unknown."""
-        return Peak(**{**data, "largest": math.inf if data["largest"] is None else data["largest"]})
+        largest = math.inf if data["largest"] is None else data["largest"]
+        return Peak(**{**data, "largest": largest, "case": KernelCase.from_json(data["case"])})
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def climbed(climb: Climb) -> Peak:
             ratio = posed.largest(kernel)
             if ratio > largest:
                 best, largest, of = case, ratio, posed.of
-    return Peak(climb.member.name, of, climb.dtype, climb.steps, largest, best.to_json())
+    return Peak(climb.member.name, of, climb.dtype, climb.steps, largest, best)
 
 
 def _crossed(rng: random.Random, best: KernelCase, other: KernelCase) -> KernelCase:

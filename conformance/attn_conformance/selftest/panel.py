@@ -9,7 +9,7 @@ from functools import cache
 
 from attn_conformance.controls import controls
 from attn_conformance.defects import defects
-from attn_conformance.subject import Subject
+from attn_conformance.kernel_subject import KernelSubject
 from attn_conformance.targets import subject
 
 ALIKE = ("validating", "transposed-result", "with-log-sum-exp")
@@ -81,6 +81,8 @@ def chosen(only: Iterable[str]) -> tuple[Member, ...]:
 
 
 @cache
-def loaded(target: str) -> Subject:
+def loaded(target: str) -> KernelSubject:
     """The subject of a target, once for each process."""
-    return subject(target)[0]
+    found, _ = subject(target)
+    assert isinstance(found, KernelSubject)
+    return found

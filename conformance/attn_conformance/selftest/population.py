@@ -1,4 +1,4 @@
-"""The population of cases in which alarms and defects are counted: values, masks and sizes of every kind, mixed evenly."""
+"""The cases in which alarms and defects are counted: values, masks and sizes of every kind, mixed evenly."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ LONG_KEYS = (1024, 1025, 1536, 2047)
 
 HEAD_SIZES = (1, 2, 3, 5, 8, 16, 32, 64, 80, 128)
 """Powers of 4, for which the scale is exact, and others."""
+
 
 def _masks(structure: str, *biases: str, empty_rows: bool = False) -> SearchStrategy[Mask | None]:
     dtypes = ("q",) if biases else ("bool",)
