@@ -1,4 +1,4 @@
-"""Alarms and detections: what counts as either, what is left out, when a rate has dropped, and how far an attack gets."""
+"""Alarms and detections: what counts as either, what is left out, when a rate has dropped, how far attacks get."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from attn_conformance.selftest.attack import Attack
 from attn_conformance.selftest.panel import Member, chosen, loaded
 from attn_conformance.selftest.population import FAMILIES, drawn, population, small_population
 from attn_conformance.selftest.posed import Posed
-from attn_conformance.selftest.rates import grids, main as write_page
+from attn_conformance.selftest.rates import grids
+from attn_conformance.selftest.rates import main as write_page
 from attn_reference.claims import DTYPES
 
 Accuse = Callable[[str], None]

@@ -161,8 +161,8 @@ the cases, so their comparisons are not independent of each other.""",
         f"""\
 **{totals["alarms"]} alarms in {totals["comparisons"]} comparisons** with right kernels; {totals["detected"]} of
 {totals["defective"]} defective results are detected, each in one case alone. Where a defective result is bit for bit
-that of the same code without the defect, the case is left out. A requirement draws 150 cases, so that it finds what a few
-in a hundred of them show; what lies below the resolution of a dtype nothing finds. Names are those of
+that of the same code without the defect, the case is left out. A requirement draws 150 cases, so that it finds what a
+few in a hundred of them show; what lies below the resolution of a dtype nothing finds. Names are those of
 `attn-conformance run defect:NAME`, `mutant:NAME` and `control:NAME`.""",
         *(f"## {grid.title}\n\n{grid.markdown()}" for grid in grids(result)),
         f"""\
