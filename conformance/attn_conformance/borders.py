@@ -254,13 +254,18 @@ class TorchBorder:
             outs = returned if isinstance(returned, Mapping) else {"": returned}
             douts = dout if isinstance(dout, Mapping) else {"": dout}
             live = [name for name, out in outs.items() if out is not None]
+            given = [outs[name] for name in live], [douts[name] for name in live]
             found = torch.autograd.grad(
-                [outs[name] for name in live],
+                given[0],
                 list(leaves.values()),
-                [douts[name] for name in live],
+                given[1],
                 allow_unused=True,
+                retain_graph=True,
                 create_graph=any(d.requires_grad for d in douts.values()),
             )
+            if any(gradient is None for gradient in found):
+                # Of nodes that refuse to be differentiated autograd.grad goes round those that lead to no input.
+                torch.autograd.backward(*given)
             return dict(zip(leaves, found, strict=True))
 
         return returned, pull
