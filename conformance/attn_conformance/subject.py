@@ -165,7 +165,7 @@ class Subject(ABC):
                 out, pull = self.border.vjp(posed.function, posed.inputs)
             self._look_at(out, posed.shape)
             between()
-        with blaming():
+        with blaming(), self.border.grad_mode(self.border.grad_modes[posed.own is not None]):
             found = pull(native)
         gradients = {name: self._gradient(posed, name, found.get(name)) for name in posed.inputs}
         return Pulled(gradients, self.border.asnumpy(native))
