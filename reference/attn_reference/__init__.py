@@ -1,9 +1,11 @@
 """The specification as code: problems, their solutions, and how far from these an implementation may lie."""
 
+from .backward import Backward, solve_backward
 from .bound import bound, half_ulp, largest, limit, lse_bound, unit_roundoff
 from .claims import DTYPES, FEATURES, Arithmetic, Claims
 from .extended import solve_extended
 from .forward import ForwardProblem, ForwardSolution, lower_forward, solve_forward
+from .forward_backward import ForwardBackward, solve_forward_backward
 from .forward_bound import forward_bound
 from .interface import AttentionModule
 from .kernel import attention
@@ -19,7 +21,9 @@ __all__ = [
     "SPEC_VERSION",
     "Arithmetic",
     "AttentionModule",
+    "Backward",
     "Claims",
+    "ForwardBackward",
     "ForwardProblem",
     "ForwardSolution",
     "MultiHeadAttention",
@@ -35,7 +39,9 @@ __all__ = [
     "lower_forward",
     "lse_bound",
     "solve",
+    "solve_backward",
     "solve_extended",
     "solve_forward",
+    "solve_forward_backward",
     "unit_roundoff",
 ]

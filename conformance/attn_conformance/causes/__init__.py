@@ -47,7 +47,7 @@ def likely_cause(smallest: tuple[Case, Failed], *others: tuple[Case, Failed]) ->
 
 
 def _situation(case: Case, failed: Failed) -> Situation | None:
-    if failed.evidence is None:
+    if failed.evidence is None or failed.evidence.of is not None:
         return None
     causal, masked = bool(getattr(case, "causal", False)), getattr(case, "mask", None) is not None
     return situation_of(failed.evidence, causal=causal, masked=masked)

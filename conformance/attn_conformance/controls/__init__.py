@@ -19,7 +19,7 @@ from attn_reference.claims import DTYPES, PLAIN_FEATURES, Arithmetic, Claims
 
 __all__ = ["Control", "Inputs", "Kind", "Rule", "as_kernel", "control", "controls", "register"]
 
-AREAS = ("dense", "online", "precision", "interface", "modules", "module_caches")
+AREAS = ("dense", "online", "precision", "interface", "gradients", "modules", "module_caches")
 
 FEATURES = (PLAIN_FEATURES - {"gradients", "linear-memory"}) | {"gqa", "scale", "dv"}
 """What every kernel here can do."""
@@ -32,11 +32,11 @@ _registry: dict[str, Control] = {}
 
 @dataclass(frozen=True)
 class Control:
-    """A right kernel or module and what it claims; target: a function, or a class with the seed's interface."""
+    """A right kernel or module and what it claims; target: a function, a class with the seed's interface, or an adapter."""
 
     name: str
     kind: Kind
-    target: Callable[..., Any]
+    target: Any
     claims: Claims
 
 
