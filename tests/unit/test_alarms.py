@@ -21,7 +21,7 @@ from attn_conformance.selftest.alarms import Alarms, Count, same, worsened
 from attn_conformance.selftest.attack import Attack
 from attn_conformance.selftest.panel import Member, chosen, loaded
 from attn_conformance.selftest.population import FAMILIES, drawn, population, small_population
-from attn_conformance.selftest.posed import Posed
+from attn_conformance.selftest.posed import posed
 from attn_conformance.selftest.rates import grids
 from attn_conformance.selftest.rates import main as write_page
 from attn_reference.claims import DTYPES
@@ -168,7 +168,7 @@ def test_an_attack_repeats_and_its_cases_replay(tmp_path: Path) -> None:
     assert first.peaks == again.peaks
     assert [(peak.dtype, peak.examples) for peak in first.peaks] == [(dtype, 60) for dtype in DTYPES]
     for peak in first.peaks:
-        assert Posed.pose(peak.case).largest(loaded("control:online-16")) == peak.largest
+        assert posed(peak.case, "out").largest(loaded("control:online-16")) == peak.largest
     assert Attack.from_json(json.loads(json.dumps(first.to_json()))) == first
 
 
@@ -181,18 +181,33 @@ def test_a_climb_rises_above_its_scouts() -> None:
 
 
 def test_every_defect_is_wrong_somewhere_and_its_twin_is_not() -> None:
-    wrong = [Member(f"defect:{name}", f"twin:{name}") for name in defects()]
-    twins = {id(defect.twin): Member(f"twin:{name}") for name, defect in defects().items()}
+    wrong = [member for member in chosen(()) if member.target.startswith("defect:")]
+    twins = {loaded(member.twin or "").function: Member(member.twin or "", member.of) for member in wrong}
     cases = drawn(population(DTYPES), 60, 1)
     counts = alarms.counted(alarms.Chunk(cases, (*wrong, *twins.values())))
     detected = {count.kernel for count in counts if not count.right and count.failed}
     assert detected == set(defects())
+    assert len({count.kernel for count in counts if count.right}) == len(twins)
     assert not any(count.failed for count in counts if count.right)
+
+
+def test_gradients_are_counted_for_each_input() -> None:
+    found = alarms.run(
+        cases=20, only=["tiled-backward", "row-term-missing", "first-query-missing-in-the-value-gradient"]
+    )
+    assert {count.of for count in found.counts} == {"gradients"}
+    assert all(count.comparisons == 3 * count.cases for count in found.counts)
+    one = [count for count in found.counts if count.kernel.startswith("first-query")]
+    assert sum(count.failed for count in one) == sum(count.detected for count in one) > 10  # that of v alone
+    two = [count for count in found.counts if count.kernel == "row-term-missing"]
+    assert sum(count.failed for count in two) > sum(count.detected for count in two)
+    (peak,) = attack.run(examples=1, only=["eager-autograd"]).peaks[:1]
+    assert (peak.of, peak.dtype) == ("gradients", "float16")
 
 
 def test_the_panel_has_every_kernel_that_computes_differently() -> None:
     names = [member.name for member in chosen(())]
-    assert len(set(names)) == len(names)
+    assert len({(member.name, member.of) for member in chosen(())}) == len(names)
     assert set(controls("kernel")) - set(names) == set(panel.ALIKE)
     assert set(defects()) < set(names)
     assert [member.name for member in chosen(["gain-1.002"])] == ["gain-1.002"]

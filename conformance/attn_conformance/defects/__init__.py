@@ -1,7 +1,7 @@
 """Kernels with one numeric defect of a stated size each: they measure how often a single case shows it.
 
 Some defects lie below what the dtype resolves, so none of these has to be rejected: those that have to are mutants. A
-defect is written as a rule, as controls are, beside the right rule that it was made from.
+defect is a rule, as controls are, or a backward pass, beside the right code that it was made from.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from attn_conformance.controls import FEATURES, Rule, as_kernel
 from attn_reference.claims import DTYPES, Claims
 
-AREAS = ("scores", "masks", "keys", "tiles", "results")
+AREAS = ("scores", "masks", "keys", "tiles", "results", "gradients")
 
 _registry: dict[str, Defect] = {}
 
@@ -36,16 +36,20 @@ class Defect:
 
 
 def defect(name: str, *, twin: Rule, dtypes: tuple[str, ...] = DTYPES) -> Callable[[Rule], Rule]:
-    """Register a rule as a defective kernel; ValueError if the name is taken."""
+    """Register a rule as a defective kernel."""
 
     def decorate(rule: Rule) -> Rule:
-        if name in _registry:
-            raise ValueError(f"two defects are called {name!r}")
-        claims = Claims(dtypes=dtypes, features=FEATURES)
-        _registry[name] = Defect(name, as_kernel(rule), as_kernel(twin), claims)
+        register(Defect(name, as_kernel(rule), as_kernel(twin), Claims(dtypes=dtypes, features=FEATURES)))
         return rule
 
     return decorate
+
+
+def register(defect: Defect) -> None:
+    """Add a defect to the registry; ValueError if its name is taken."""
+    if defect.name in _registry:
+        raise ValueError(f"two defects are called {defect.name!r}")
+    _registry[defect.name] = defect
 
 
 def defects() -> dict[str, Defect]:

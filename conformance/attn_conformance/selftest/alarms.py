@@ -16,9 +16,8 @@ from attn_conformance.cases import KernelCase
 from attn_conformance.environment import environment
 from attn_conformance.selftest.panel import Member, chosen, loaded
 from attn_conformance.selftest.population import drawn, population
-from attn_conformance.selftest.posed import Posed
+from attn_conformance.selftest.posed import Of, Posed, Results, posed
 from attn_conformance.selftest.processes import in_order
-from attn_conformance.subject import Array
 from attn_reference import SPEC_VERSION
 from attn_reference.claims import DTYPES
 
@@ -45,7 +44,7 @@ class Count:
     """
 
     kernel: str
-    of: str
+    of: Of
     dtype: str
     right: bool
     cases: int = 0
@@ -155,13 +154,13 @@ def run(
         for count in counts:
             sums[count.key] = sums[count.key] + count if count.key in sums else count
         progress("", min(number * CHUNK, len(found)), len(found))
-    order = {member.name: n for n, member in enumerate(members)}
+    order = {(member.name, member.of): n for n, member in enumerate(members)}
     return Alarms(
         cases=len(found),
         seed=seed,
         jobs=jobs,
         seconds=round(time.perf_counter() - started, 1),
-        counts=tuple(sorted(sums.values(), key=lambda c: (c.of, order[c.kernel], DTYPES.index(c.dtype)))),
+        counts=tuple(sorted(sums.values(), key=lambda c: (order[c.kernel, c.of], DTYPES.index(c.dtype)))),
         environment=environment(loaded(members[0].target)),
         suite=version("attn-conformance"),
     )
@@ -180,30 +179,35 @@ def counted(chunk: Chunk) -> list[Count]:
     for member in chunk.members:
         loaded(member.target)  # all libraries, before their threads are limited
     with threadpool_limits(limits=1):
-        return [count for case in chunk.cases for count in _of_one(Posed.pose(case), chunk.members)]
+        return [
+            count
+            for case in chunk.cases
+            for of in dict.fromkeys(member.of for member in chunk.members)
+            for count in _of_one(posed(case, of), [m for m in chunk.members if m.of == of])
+        ]
 
 
-def _of_one(posed: Posed, members: tuple[Member, ...]) -> Iterator[Count]:
-    right: dict[Any, Mapping[str, Array] | None] = {}  # what twins gave: many defects share one
+def _of_one(asked: Posed, members: list[Member]) -> Iterator[Count]:
+    right: dict[Any, Results | None] = {}  # what twins gave: many defects share one
     for member in members:
-        kernel, dtype = loaded(member.target), posed.case.dtype
+        kernel, dtype = loaded(member.target), asked.case.dtype
         if dtype not in kernel.claims.dtypes:
             continue
-        count = Count(member.name, posed.of, dtype, member.right)
-        results = posed.results(kernel)
+        count = Count(member.name, asked.of, dtype, member.right)
+        results = asked.results(kernel)
         if member.twin is not None:
             twin = loaded(member.twin)
             if twin.function not in right:
-                right[twin.function] = posed.results(twin)
+                right[twin.function] = asked.results(twin)
             if results is not None and same(results, right[twin.function]):
                 yield replace(count, equal=1)
                 continue
         if results is None:
             yield replace(
-                count, cases=1, comparisons=1, failed=1, detected=1, largest=math.inf, case=posed.case
+                count, cases=1, comparisons=1, failed=1, detected=1, largest=math.inf, case=asked.case
             )
             continue
-        found = posed.compared(kernel, results)
+        found = asked.compared(kernel, results)
         failed = sum(not comparison.ok for comparison in found)
         largest = max(comparison.ratio for comparison in found)
         yield replace(
@@ -213,14 +217,15 @@ def _of_one(posed: Posed, members: tuple[Member, ...]) -> Iterator[Count]:
             failed=failed,
             detected=int(failed > 0),
             largest=largest,
-            case=posed.case,
+            case=asked.case,
         )
 
 
-def same(results: Mapping[str, Array], others: Mapping[str, Array] | None) -> bool:
+def same(results: Results, others: Results | None) -> bool:
     """Whether all results are equal, NaN being equal to nothing."""
     return others is not None and all(
-        np.array_equal(result, others[name]) for name, result in results.items()
+        np.array_equal(result, others[name])  # type: ignore[arg-type]  # None, for zeros, equals itself
+        for name, result in results.items()
     )
 
 

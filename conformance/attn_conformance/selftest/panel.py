@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
 from attn_conformance.controls import controls
 from attn_conformance.defects import defects
 from attn_conformance.kernel_subject import KernelSubject
+from attn_conformance.selftest.posed import Of
 from attn_conformance.targets import subject
+from attn_reference import Claims
 
 ALIKE = ("validating", "transposed-result", "with-log-sum-exp")
 """Controls that compute as late-normalisation does."""
 
-IN_PYTORCH = ("math_kernel", "flash_kernel", "lse_form")
+IN_PYTORCH: dict[Of, tuple[str, ...]] = {
+    "out": ("math_kernel", "flash_kernel", "lse_form"),
+    # Not flash_kernel: on CPUs it rounds the gradients of k and v after each block of queries.
+    "gradients": ("math_kernel",),
+}
+"""Functions of `pytorch`, by what is asked of them."""
 
-MUTANTS = (
+MUTANTS: tuple[str, ...] = (
     "no-scale",
     "scale-one-over-head-size",
     "scale-off-by-one-percent",
@@ -41,12 +48,22 @@ MUTANTS = (
 )
 """Mutants that are numeric defects; those too small to be mutants are in `defects`."""
 
+MUTANTS_BACKWARD: tuple[str, ...] = (
+    "row-term-missing",
+    "key-gradient-not-scaled",
+    "value-gradient-of-unnormalised-weights",
+    "last-rows-missing-in-the-key-gradient",
+    "mask-missing-in-the-backward-pass",
+)
+"""Likewise, of the backward pass."""
+
 
 @dataclass(frozen=True)
 class Member:
-    """A kernel of the panel, as a target; twin: the same code without the defect, None for a right one."""
+    """A kernel of the panel, as a target, and what is asked of it; twin: its code without the defect, if it has one."""
 
     target: str
+    of: Of = "out"
     twin: str | None = None
 
     @property
@@ -61,13 +78,33 @@ class Member:
 
 
 def panel() -> tuple[Member, ...]:
-    """All members, the right ones first; those in PyTorch where it is installed."""
-    right = [Member(f"control:{name}") for name in controls("kernel") if name not in ALIKE]
+    """All members, the right ones first, those asked for their output before those for gradients.
+
+    Without PyTorch, which differentiates, there are no gradients.
+    """
+    asked: tuple[Of, ...] = ("out", "gradients") if importlib.util.find_spec("torch") else ("out",)
+    return tuple(member for of in asked for member in (*_right(of), *_wrong(of)))
+
+
+def _right(of: Of) -> Iterator[Member]:
+    for name, control in controls("kernel").items():
+        if name not in ALIKE and _asked(control.claims) == of:
+            yield Member(f"control:{name}", of)
     if importlib.util.find_spec("torch") is not None:
-        right += [Member(f"attn_conformance.selftest.pytorch:{name}") for name in IN_PYTORCH]
-    wrong = [Member(f"mutant:{name}", f"twin:{name}") for name in MUTANTS]
-    wrong += [Member(f"defect:{name}", f"twin:{name}") for name in defects()]
-    return (*right, *wrong)
+        yield from (Member(f"attn_conformance.selftest.pytorch:{name}", of) for name in IN_PYTORCH[of])
+
+
+def _wrong(of: Of) -> Iterator[Member]:
+    for name in MUTANTS if of == "out" else MUTANTS_BACKWARD:
+        yield Member(f"mutant:{name}", of, f"twin:{name}")
+    for name, defect in defects().items():
+        if _asked(defect.claims) == of:
+            yield Member(f"defect:{name}", of, f"twin:{name}")
+
+
+def _asked(claims: Claims) -> Of:
+    """Of those that differentiate themselves, gradients: their outputs are all computed alike."""
+    return "gradients" if "gradients" in claims.features else "out"
 
 
 def chosen(only: Iterable[str]) -> tuple[Member, ...]:

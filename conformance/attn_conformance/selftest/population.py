@@ -9,7 +9,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from attn_conformance.cases import KernelCase, Mask
 from attn_conformance.independent import BACKEND
 from attn_conformance.scope import Scope
-from attn_conformance.strategies import CAUSAL, NO_MASK, NOT_CAUSAL, kernel_cases, masks, sizes
+from attn_conformance.strategies import CAUSAL, NO_MASK, NOT_CAUSAL, kernel_cases, masks, sizes, with_dout
 from attn_reference import Claims
 
 FAMILIES = (
@@ -27,8 +27,11 @@ FAMILIES = (
 )
 """Value families; poison at hidden keys is the twelfth."""
 
-POISONS = (*["none"] * 33, "values", "keys", "both")
-"""Poison as often as each family: one case in twelve, where some key is hidden from all queries."""
+POISONS = ("none", "none", "values", "keys", "both")
+"""Poison needs a key that is hidden from all queries, as one case in seven has: it is in one of twelve."""
+
+DOUTS = (*["normal"] * 10, "large", "tiny")
+"""Families of output gradients."""
 
 KEYS = tuple(round(2 ** (n / 8)) for n in range(67))
 """Numbers of keys, 1 to 304, evenly by their logarithm."""
@@ -96,7 +99,7 @@ def _single_heads(
     *,
     square: bool = False,
 ) -> SearchStrategy[KernelCase]:
-    return kernel_cases(
+    cases = kernel_cases(
         Scope(Claims(dtypes=dtypes)),
         batch=sizes.one(1),
         heads=sizes.one(1),
@@ -109,6 +112,7 @@ def _single_heads(
         causal=causal,
         poison=st.sampled_from(POISONS),
     )
+    return with_dout(cases, families=DOUTS)
 
 
 def drawn(strategy: SearchStrategy[KernelCase], count: int, seed_value: int) -> tuple[KernelCase, ...]:

@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 from attn_conformance.files import put
 from attn_conformance.selftest.alarms import LEVEL, Alarms, Count
 from attn_conformance.selftest.attack import Attack, Peak
+from attn_conformance.selftest.posed import Of
 from attn_reference.claims import DTYPES
 
 
@@ -29,8 +30,8 @@ class Kept(Protocol):
         ...
 
     @property
-    def of(self) -> str:
-        """What was compared: "out" or "gradients"."""
+    def of(self) -> Of:
+        """What was compared."""
         ...
 
     @property
@@ -56,7 +57,7 @@ class Grid:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-WHAT = {"out": "output", "gradients": "gradients"}
+WHAT: dict[Of, str] = {"out": "output", "gradients": "gradients"}
 """How what is compared is called where people read."""
 
 
@@ -72,12 +73,12 @@ def grids(result: Alarms | Attack) -> list[Grid]:
     return [grid for grid in found if grid.rows]
 
 
-def _kinds(records: Iterable[Kept]) -> list[str]:
+def _kinds(records: Iterable[Kept]) -> list[Of]:
     present = {record.of for record in records}
     return [of for of in WHAT if of in present]
 
 
-def _right(of: str, counts: list[Count]) -> Grid:
+def _right(of: Of, counts: list[Count]) -> Grid:
     return Grid(
         f"Right kernels, {WHAT[of]}: alarms, and the largest error over limit by dtype",
         ("kernel", "comparisons", "alarms", *DTYPES),
@@ -93,7 +94,7 @@ def _right(of: str, counts: list[Count]) -> Grid:
     )
 
 
-def _wrong(of: str, counts: list[Count]) -> Grid:
+def _wrong(of: Of, counts: list[Count]) -> Grid:
     return Grid(
         f"Defective kernels, {WHAT[of]}: cases that show the defect, and in how many per cent it is detected",
         ("kernel", "cases", "all", *DTYPES),
@@ -109,7 +110,7 @@ def _wrong(of: str, counts: list[Count]) -> Grid:
     )
 
 
-def _peaks(of: str, peaks: list[Peak]) -> Grid:
+def _peaks(of: Of, peaks: list[Peak]) -> Grid:
     return Grid(
         f"Right kernels under attack, {WHAT[of]}: the largest error over limit by dtype",
         ("kernel", "examples", *DTYPES),
