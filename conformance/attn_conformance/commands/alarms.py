@@ -27,7 +27,9 @@ def command(options: argparse.Namespace, jobs: int, console: Console, errors: Co
     try:
         writable(options)
         before = None if options.against is None else _read(options)
-        with Progress("selftest alarms", quiet=options.quiet, unit="tasks") as progress:
+        with Progress(
+            "selftest alarms", quiet=options.quiet, unit="climbs" if options.attack else "cases"
+        ) as progress:
             common = {"seed": options.seed, "only": options.only, "jobs": jobs}
             result: Alarms | Attack = (
                 attack.run(examples=options.examples, progress=progress, **common)

@@ -175,7 +175,7 @@ class Chunk:
 
 
 def counted(chunk: Chunk) -> list[Count]:
-    """A count for each case, kernel and dtype that the kernel claims."""
+    """A count for each case and kernel that claims its dtype."""
     for member in chunk.members:
         loaded(member.target)  # all libraries, before their threads are limited
     with threadpool_limits(limits=1):
@@ -202,21 +202,15 @@ def _of_one(asked: Posed, members: list[Member]) -> Iterator[Count]:
             if results is not None and same(results, right[twin.function]):
                 yield replace(count, equal=1)
                 continue
-        if results is None:
-            yield replace(
-                count, cases=1, comparisons=1, failed=1, detected=1, largest=math.inf, case=asked.case
-            )
-            continue
-        found = asked.compared(kernel, results)
-        failed = sum(not comparison.ok for comparison in found)
-        largest = max(comparison.ratio for comparison in found)
+        found = [] if results is None else asked.compared(kernel, results)
+        failed = sum(not comparison.ok for comparison in found) if found else 1
         yield replace(
             count,
             cases=1,
-            comparisons=len(found),
+            comparisons=max(1, len(found)),
             failed=failed,
-            detected=int(failed > 0),
-            largest=largest,
+            detected=min(1, failed),
+            largest=max((comparison.ratio for comparison in found), default=math.inf),
             case=asked.case,
         )
 
@@ -232,8 +226,8 @@ def same(results: Results, others: Results | None) -> bool:
 def worsened(now: Alarms, before: Alarms) -> list[tuple[Count, Count, float]]:
     """Rates of detection that have dropped: now, before, and how probable so large a drop is by chance.
 
-    Each rate counts independent cases, so that, if nothing has changed, the detected among both together fall to
-    either at random: Fisher's exact test, one-sided, at LEVEL over the number of rates.
+    If nothing has changed, the detected among all cases fall to either at random: Fisher's exact test, one-sided, at
+    LEVEL over the number of rates. Where both have the same cases, chance explains less than that.
     """
     earlier = {count.key: count for count in before.counts if not count.right}
     pairs = [(count, earlier[count.key]) for count in now.counts if count.key in earlier]

@@ -37,7 +37,7 @@ KEYS = tuple(round(2 ** (n / 8)) for n in range(67))
 """Numbers of keys, 1 to 304, evenly by their logarithm."""
 
 QUERIES = tuple(n for n in KEYS if n <= 256)
-"""Numbers of queries likewise: more of the same rows would show nothing new."""
+"""Numbers of queries likewise, 1 to 256."""
 
 LONG_ONE_IN = 40
 """One case in so many has one of LONG_KEYS."""
@@ -46,7 +46,7 @@ LONG_KEYS = (1024, 1025, 1536, 2047)
 """Lengths at which kernels split the keys, and low-precision sums lose digits."""
 
 HEAD_SIZES = (1, 2, 3, 5, 8, 16, 32, 64, 80, 128)
-"""Powers of 4, for which the scale is exact, and others."""
+"""Some powers of 4, for which the scale is exact, and others."""
 
 
 def _masks(structure: str, *biases: str, empty_rows: bool = False) -> SearchStrategy[Mask | None]:
