@@ -40,7 +40,7 @@ class Count:
 
     cases: those that count, all distinct; of a defective kernel, `equal` others are left out, in which its result is
     bit for bit that of its twin. failed: of so many comparisons, those out of bound; detected: cases with any such.
-    largest: error over limit, infinite where there is no number; case: the one in which it was.
+    largest: error over limit, infinite where there is no number; case: that of a right kernel in which it was.
     """
 
     kernel: str
@@ -190,10 +190,10 @@ def counted(chunk: Chunk) -> list[Count]:
 def _of_one(asked: Posed, members: list[Member]) -> Iterator[Count]:
     right: dict[Any, Results | None] = {}  # what twins gave: many defects share one
     for member in members:
-        kernel, dtype = loaded(member.target), asked.case.dtype
-        if dtype not in kernel.claims.dtypes:
+        kernel = loaded(member.target)
+        if not asked.concerns(kernel):
             continue
-        count = Count(member.name, asked.of, dtype, member.right)
+        count = Count(member.name, asked.of, asked.case.dtype, member.right)
         results = asked.results(kernel)
         if member.twin is not None:
             twin = loaded(member.twin)
@@ -211,7 +211,7 @@ def _of_one(asked: Posed, members: list[Member]) -> Iterator[Count]:
             failed=failed,
             detected=min(1, failed),
             largest=max((comparison.ratio for comparison in found), default=math.inf),
-            case=asked.case,
+            case=asked.case if member.right else None,
         )
 
 

@@ -172,15 +172,15 @@ def climbed(climb: Climb) -> Peak:
     """The highest point of a climb."""
     kernel, pool = loaded(climb.member.target), _pool(climb.seed)
     rng = random.Random(f"{climb.seed} {climb.member} {climb.dtype} {climb.number}")
-    best, largest = pool[0], -1.0
+    best, largest = replace(pool[0], dtype=climb.dtype), 0.0
     with threadpool_limits(limits=1):
         for step in range(climb.steps):
             case = rng.choice(pool)
             if step >= SCOUTS:
                 case = _crossed(rng, best, case)
             case = replace(case, dtype=climb.dtype, seed=rng.getrandbits(32))
-            ratio = posed(case, climb.member.of).largest(kernel)
-            if ratio > largest:
+            asked = posed(case, climb.member.of)
+            if asked.concerns(kernel) and (ratio := asked.largest(kernel)) >= largest:
                 best, largest = case, ratio
     return Peak(climb.member.name, climb.member.of, climb.dtype, climb.steps, largest, best)
 

@@ -31,6 +31,10 @@ class Posed(ABC):
         self.call = build(case)
         self.answers: dict[str, Any] = {}
 
+    def concerns(self, subject: Subject) -> bool:
+        """Whether a kernel claims what is posed."""
+        return self.case.dtype in subject.claims.dtypes
+
     def results(self, subject: Subject) -> Results | None:
         """What a kernel gives; None if it raises or gives something of another shape."""
         try:
@@ -85,6 +89,11 @@ class PosedForGradients(Posed):
     def __init__(self, case: KernelCase) -> None:
         super().__init__(case)
         self.dout = build_upstream(case)
+
+    def concerns(self, subject: Subject) -> bool:
+        """Not where eager arithmetic stores the gradient of a weight, which huge values overflow, hidden or not."""
+        eager = subject.claims.arithmetic == "eager" and self.case.poison in ("values", "both")
+        return super().concerns(subject) and not eager
 
     def _results(self, subject: Subject) -> Results:
         return subject.gradients(subject.differentiated(self.call, INPUTS), self.dout).gradients
