@@ -40,6 +40,11 @@ class Gradient:
         """In the shape of the input."""
         return self.answer.value.reshape(self.shape)
 
+    def evidence(self, got: Array, misread: Array | None = None) -> Evidence:
+        """That a gradient is wrong. misread: the output gradient as it lies in memory, if not in order."""
+        exact = None if misread is None else misread.astype(np.float64)
+        return Evidence(_four(got), self.answer, of=self.of, dout=self.dout, misread=exact)
+
     def doubled(self, value: Array) -> Gradient:
         """What a second pass may give when the first gave `value`: both lie within the limit of one truth."""
         return replace(self, answer=self.answer.doubled(_four(value)))
@@ -97,13 +102,15 @@ def within(got: Mapping[str, Array | None], asked: Mapping[str, Gradient]) -> No
         comparison = compared(held, gradient)
         if not comparison.ok:
             what = f"no gradient came back for {of}, which has influence" if array is None else f"gradient of {of}"
-            evidence = Evidence(_four(held), gradient.answer, of=of, dout=gradient.dout)
-            raise Failed(f"{what}: {comparison.explain()}", comparison, evidence)
+            raise Failed(f"{what}: {comparison.explain()}", comparison, gradient.evidence(held))
 
 
 def compared(got: Array, gradient: Gradient) -> Comparison:
-    """Judge a gradient in the shape of its input."""
-    comparison = compare(_four(got), gradient.answer)
+    """Judge a gradient in the shape of its input; where an intermediate may overflow, NaN is no worse than infinity."""
+    answer = gradient.answer
+    held = _four(got)
+    held = np.where(np.isinf(answer.limit) & np.isnan(held), np.zeros((), held.dtype), held)
+    comparison = compare(held, answer)
     if comparison.first is None or comparison.worst is None:
         return comparison
     axes = len(gradient.shape)

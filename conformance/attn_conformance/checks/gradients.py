@@ -225,6 +225,11 @@ def tokens_that_are_not_seen_get_no_gradient(subject: ModuleSubject, case: Forwa
 # --- GRAD-4
 
 
+def of_kernel(case: KernelCase) -> tuple[str, ...]:
+    """The inputs that require a gradient: sometimes nothing but the mask does."""
+    return ("mask",) if case.seed % 2 else (*HEADS, "mask")
+
+
 def _broadcast_biases(scope: Scope) -> SearchStrategy[Mask]:
     return masks(
         dtypes=floating_kinds(scope),
@@ -242,8 +247,7 @@ def _broadcast_biases(scope: Scope) -> SearchStrategy[Mask]:
 )
 def floating_masks_get_their_gradient(subject: Subject, case: KernelCase) -> bool:
     """The gradient of a floating mask is that of the scores, summed over the axes along which it is broadcast."""
-    call, dout = build(case), build_upstream(case)
-    of = ("mask",) if case.seed % 2 else (*HEADS, "mask")  # sometimes nothing else requires a gradient
+    call, dout, of = build(case), build_upstream(case), of_kernel(case)
     asked = subject.answer_gradients(call, dout, ("mask",))
     within(subject.gradients(subject.differentiated(call, of), dout).gradients, asked)
     return departs(asked, {"mask": 0 * asked["mask"].value})
@@ -284,13 +288,13 @@ def strides_of_output_gradients_do_not_matter(subject: Subject, case: KernelCase
     plain = subject.gradients(subject.differentiated(call, HEADS), Upstream(dout.values)).gradients
     posed = subject.differentiated(call, HEADS)
     pulled = subject.gradients(posed, dout)
-    _alike(plain, pulled.gradients, asked, case.dout_layout)
+    wrong = misread(upstream.arrange(dout.values, dout.layout))
+    _alike(plain, pulled.gradients, asked, case.dout_layout, wrong)
     if pulled.dout.tobytes() != posed.outward(dout).tobytes():
         raise Failed("the backward pass modified the output gradient in place")
     # One number in memory for many elements is misread in ways of its own: such a view counts by its strides.
     if case.dout_layout in upstream.EXPANDED:
         return True
-    wrong = misread(upstream.arrange(dout.values, dout.layout))
     return departs(asked, subject.answer_gradients(call, Upstream(wrong), HEADS))
 
 
@@ -317,15 +321,15 @@ def _alike(
     viewed: Mapping[str, Array | None],
     asked: Mapping[str, Gradient],
     layout: str,
+    wrong: Array | None = None,
 ) -> None:
-    """Two gradients of one call agree: each may lie within the limit of one truth."""
+    """Two gradients of one call agree: each may lie within the limit of one truth. wrong: dout in memory order."""
     for name, gradient in asked.items():
         first, second = (np.zeros(gradient.shape) if a is None else a for a in (plain[name], viewed[name]))
         comparison = compared(second, gradient.doubled(first))
         if not comparison.ok:
-            raise Failed(
-                f"gradient of {name}: {STRIDED.format(layout)}: {comparison.explain()}", comparison
-            )
+            what = f"gradient of {name}: {STRIDED.format(layout)}: {comparison.explain()}"
+            raise Failed(what, comparison, gradient.evidence(second, wrong))
 
 
 STRIDED = "an output gradient with other strides ({}) gives another one than its contiguous copy"
