@@ -1,6 +1,7 @@
 """The specification as code: problems, their solutions, and how far from these an implementation may lie."""
 
 from .backward import Backward, solve_backward
+from .backward_bound import backward_bound
 from .bound import bound, half_ulp, largest, limit, lse_bound, unit_roundoff
 from .claims import DTYPES, FEATURES, Arithmetic, Claims
 from .extended import solve_extended
@@ -30,6 +31,7 @@ __all__ = [
     "Problem",
     "Solution",
     "attention",
+    "backward_bound",
     "bound",
     "forward_bound",
     "half_ulp",

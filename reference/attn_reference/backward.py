@@ -83,12 +83,12 @@ def differentiate(
     q, k, v, do = inputs
     Hkv = k.shape[1]
     q, do, visible = (
-        _stack(q, Hkv),
-        _stack(do, Hkv),
-        _stack(np.broadcast_to(problem.visible, problem.shape), Hkv),
+        stack(q, Hkv),
+        stack(do, Hkv),
+        stack(np.broadcast_to(problem.visible, problem.shape), Hkv),
     )
-    p = only(visible, _stack(lift(solution.p, solution.p_low), Hkv))
-    o = _stack(lift(solution.o, solution.o_low), Hkv)
+    p = only(visible, stack(lift(solution.p, solution.p_low), Hkv))
+    o = stack(lift(solution.o, solution.o_low), Hkv)
     q, k, v = (only(np.isfinite(rounded_halves(x)[0]), x) for x in (q, k, v))  # NaN is in p and o already
     scale = lift(np.array(problem.scale), np.zeros(()))
 
@@ -128,7 +128,7 @@ def rounded_halves(x: Real) -> tuple[Array, Array]:
     return (x.high, x.low) if isinstance(x, DoubleDouble) else halves(x)
 
 
-def _stack(x: Real, Hkv: int) -> Real:
+def stack(x: Real, Hkv: int) -> Real:
     """(B, H, T, n) to (B, Hkv, H / Hkv * T, n)."""
     B, H, T, n = x.shape
     return x.reshape(B, Hkv, H // Hkv * T, n)

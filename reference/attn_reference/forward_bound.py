@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -62,6 +63,17 @@ class Error:
 
     worst: Array
     probable: Array
+
+    def __add__(self, other: Error) -> Error:
+        return Error(self.worst + other.worst, self.probable + other.probable)
+
+    def times(self, factor: Any) -> Error:
+        """The error of `factor` times the array."""
+        return Error(self.worst * factor, self.probable * factor)
+
+    def plus(self, error: Array) -> Error:
+        """With another error, of either kind."""
+        return Error(self.worst + error, self.probable + error)
 
 
 @np.errstate(all="ignore")  # as in `bound`
