@@ -9,6 +9,8 @@ import numpy as np
 
 from attn_conformance.judge import MATTERS, Answer, Array, Comparison, Evidence, Failed, compare
 from attn_reference import (
+    Backward,
+    ForwardBackward,
     ForwardProblem,
     Problem,
     backward_bound,
@@ -61,11 +63,13 @@ def ask_gradients(
 
     dout: float64, exact. dtype: that of q or x; a parameter or mask in another dtype has its gradient rounded twice.
     """
+    extended = dtype == "float64"
+    backward: Backward | ForwardBackward
     if isinstance(problem, Problem):
-        backward = solve_backward(problem, dout, extended=dtype == "float64")
+        backward = solve_backward(problem, dout, extended)
         spreads = backward_bound(problem, backward, dtype, arithmetic)
     else:
-        backward = solve_forward_backward(problem, dout, extended=dtype == "float64")
+        backward = solve_forward_backward(problem, dout, extended)
         spreads = forward_backward_bound(problem, backward, dtype, arithmetic)
     found = {}
     for of, array in inputs.items():
@@ -101,7 +105,11 @@ def within(got: Mapping[str, Array | None], asked: Mapping[str, Gradient]) -> No
         held = np.zeros(gradient.shape, np.float64) if array is None else array
         comparison = compared(held, gradient)
         if not comparison.ok:
-            what = f"no gradient came back for {of}, which has influence" if array is None else f"gradient of {of}"
+            what = (
+                f"no gradient came back for {of}, which has influence"
+                if array is None
+                else f"gradient of {of}"
+            )
             raise Failed(f"{what}: {comparison.explain()}", comparison, gradient.evidence(held))
 
 
@@ -124,6 +132,8 @@ def departs(asked: Mapping[str, Gradient], others: Mapping[str, Gradient | Array
         gradient = asked[of]
         value = other.value if isinstance(other, Gradient) else other
         with np.errstate(invalid="ignore"):
-            if np.any(np.abs(value - gradient.value) > MATTERS * gradient.answer.limit.reshape(gradient.shape)):
+            if np.any(
+                np.abs(value - gradient.value) > MATTERS * gradient.answer.limit.reshape(gradient.shape)
+            ):
                 return True
     return False

@@ -159,9 +159,7 @@ def ask(problem: Problem, dtype: str, arithmetic: Arithmetic) -> Answer:
 def lower_call(call: Forward) -> ForwardProblem:
     """The problem that a forward call poses."""
     src = call.x if call.xa is None else call.xa
-    return lower_forward(
-        call.cast, call.x, src, n_head=call.n_head, mask=call.mask, is_causal=call.is_causal
-    )
+    return lower_forward(call.cast, call.x, src, n_head=call.n_head, mask=call.mask, is_causal=call.is_causal)
 
 
 def ask_forward(call: Forward, arithmetic: Arithmetic) -> Answer:

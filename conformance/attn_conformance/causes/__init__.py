@@ -24,7 +24,9 @@ CATALOGUE: tuple[Cause, ...] = (
     *mistakes.CAUSES,
     *outputs.CAUSES,
 )
-"""All causes of wrong outputs (`gradients` has those of wrong gradients). Of several that fit equally well the first is named: what the call asks for (causality, a mask) goes
+"""All causes of wrong outputs; `gradients` has those of wrong gradients.
+
+Of several that fit equally well the first is named: what the call asks for (causality, a mask) goes
 before what every call has (scale, softmax), that before what is out of place, and what an output merely looks like
 comes last; a cause that leaves most of an output right goes before its neighbours."""
 

@@ -56,7 +56,8 @@ class Situation:
 
 
 Recognition = Callable[[Any], float | None]
-"""From a situation (of gradients, a slope): None if the output is not what a cause makes of the problem; else how many bounds the right answer is from that."""
+"""From a situation (of gradients, a slope): None if the output is not what a cause makes of the problem; else how many
+bounds the right answer is from that."""
 
 
 @dataclass(frozen=True)

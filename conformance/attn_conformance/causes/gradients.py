@@ -11,7 +11,7 @@ import numpy as np
 from attn_conformance.causes.cause import LARGEST, Array, Cause
 from attn_conformance.causes.scores import triangle
 from attn_conformance.gradients import ask_gradients
-from attn_conformance.judge import MATTERS, Answer, Evidence, compare
+from attn_conformance.judge import Answer, Evidence, compare
 from attn_reference import Problem, solve, solve_backward, unit_roundoff
 
 ROUNDINGS = 64.0
@@ -144,7 +144,9 @@ def _not_summed(slope: Slope) -> Answer | None:
     if slope.of != "mask":
         return None
     full = replace(slope.problem, bias=np.broadcast_to(slope.problem.bias, slope.problem.shape))
-    answer = replace(slope, right=replace(slope.right, value=np.empty(full.bias.shape))).answer(full, slope.dout)
+    answer = replace(slope, right=replace(slope.right, value=np.empty(full.bias.shape))).answer(
+        full, slope.dout
+    )
     first = tuple(slice(0, n) for n in slope.right.value.shape)
     parts = (answer.value[first], answer.low[first], answer.limit[first])
     return replace(slope.right, value=parts[0], low=parts[1], limit=parts[2])
@@ -203,13 +205,13 @@ CAUSES = (
     ),
     _cause(
         "mask-gradient-not-summed",
-        "every element is the gradient of the first batch element, head and query that the mask is broadcast to, not the "
-        "sum over them",
+        "every element is the gradient of the first batch element, head and query that the mask is broadcast to, "
+        "not the sum over them",
         _not_summed,
     ),
     _cause(
         "output-gradient-misread",
-        "every element is the gradient from the numbers of the output gradient in the order in which they lie in memory",
+        "every element is the gradient from the numbers of the output gradient as they lie in memory",
         _misread,
     ),
 )

@@ -1,7 +1,8 @@
 """Reproducer: a failure as a script of its own, proved before it is shown.
 
 The failing case is played once more while every call is noted, and once by the reference; where the two part, a script
-makes the same calls and exits 1 (where a gradient is wrong, one call and its backward pass). It is kept if it does so on the target, and exits 0 with the reference in its place.
+makes the same calls and exits 1. Where a gradient is wrong, it makes one call and its backward pass. It is kept if it
+does so on the target, and exits 0 with the reference in its place.
 """
 
 from __future__ import annotations

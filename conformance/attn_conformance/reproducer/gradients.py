@@ -20,6 +20,7 @@ from attn_conformance.cases import (
     build_forward,
     build_upstream,
     merge,
+    split,
     upstream,
 )
 from attn_conformance.checks.gradients import HEADS, of_forward, of_kernel
@@ -71,6 +72,7 @@ def gradient_drafts(check: Check, subject: Subject, case: Case, reasons: list[st
         reasons.append(SECOND)
     else:
         assert isinstance(case, KernelCase | ForwardCase)
+        reasons.append("no gradient of that call is further from the reference's than the bound")
         for variant in VARIANTS:
             for shown in _shown(check, subject.open(), case, variant):
                 text = _Writer(check, subject, case, shown).text()
@@ -78,22 +80,21 @@ def gradient_drafts(check: Check, subject: Subject, case: Case, reasons: list[st
                     yield text
                 else:
                     reasons.append(f"it takes more than {MOST_LINES} lines")
-        reasons.append("no gradient of that call is further from the reference's than the bound")
 
 
-def _shown(
-    check: Check, subject: Subject, case: KernelCase | ForwardCase, variant: str
-) -> Iterator[Shown]:
+def _shown(check: Check, subject: Subject, case: KernelCase | ForwardCase, variant: str) -> Iterator[Shown]:
     """The call of a case, with simpler numbers, and what is wrong with its gradients."""
     call = build(case) if isinstance(case, KernelCase) else build_forward(case)
-    arrays = {**call.arrays(), **(call.params if isinstance(call, Forward) else {})}
     plain = build_upstream(case)
-    made = simpler([*arrays.items(), ("dout", plain.values)], variant)
-    values = made.pop()
+    arrays = {**call.arrays(), **(call.params if isinstance(call, Forward) else {}), "dout": plain.values}
+    # The numbers of merged heads are simple as they are handed over.
+    flat = {name: merge(a) if _merged(call, name) else a for name, a in arrays.items()}
+    made = dict(zip(flat, simpler(list(flat.items()), variant), strict=True))
     if plain.layout in upstream.EXPANDED:  # equal numbers stay so
-        values = np.array(upstream.arrange(values, plain.layout))
-    dout = replace(plain, values=values)
-    call = _with(call, dict(zip(arrays, made, strict=True)))
+        made["dout"] = np.array(upstream.arrange(made["dout"], plain.layout))
+    made = {name: split(a, case.heads) if _merged(call, name) else a for name, a in made.items()}
+    dout = replace(plain, values=made.pop("dout"))
+    call = _with(call, made)
     wanted = _wanted(check, case, call)
     try:
         asked, pulled = _pulled(subject, call, dout, wanted, later=check.name == LATER)
@@ -101,17 +102,24 @@ def _shown(
         return
     wrong = [(of, e) for of in asked if (e := _element(pulled.gradients[of], asked[of])) is not None]
     if wrong:
-        of, element = max(wrong, key=lambda found: (found[1].limit > TINY, abs(found[1].got - found[1].expected)))
+        of, element = max(
+            wrong, key=lambda found: (found[1].limit > TINY, abs(found[1].got - found[1].expected))
+        )
         yield Shown(call, dout, wanted, of, element)
     elif pulled.dout.tobytes() != _native(call, dout).tobytes():
         yield Shown(call, dout, wanted, wanted[0])
+
+
+def _merged(call: Call | Forward, name: str) -> bool:
+    """Whether an array of split heads is handed over with merged ones."""
+    return isinstance(call, Call) and call.window == "qkv" and name != "mask"
 
 
 def _wanted(check: Check, case: KernelCase | ForwardCase, call: Call | Forward) -> tuple[str, ...]:
     """The inputs whose gradients a check asks for."""
     if isinstance(call, Forward):
         return ("mask",) if check.requirement == "GRAD-4" else tuple(of_forward(call))
-    return of_kernel(case) if check.requirement == "GRAD-4" else HEADS
+    return of_kernel(case.seed) if check.requirement == "GRAD-4" else HEADS
 
 
 def _with(call: Call | Forward, arrays: Mapping[str, Array]) -> Call | Forward:
@@ -149,7 +157,7 @@ def _element(got: Array | None, gradient: Gradient) -> Element | None:
 
 def _native(call: Call | Forward, dout: Upstream) -> Array:
     """The output gradient in the shape of the result."""
-    return merge(dout.values) if isinstance(call, Call) and call.window == "qkv" else dout.values
+    return merge(dout.values) if _merged(call, "dout") else dout.values
 
 
 class _Writer:
@@ -160,11 +168,11 @@ class _Writer:
         self.call, self.id = shown.call, check.requirement
         self.causal = self.call.is_causal
         self.forward = isinstance(self.call, Forward)
-        self.merged = isinstance(self.call, Call) and self.call.window == "qkv"
+        self.merged = _merged(self.call, "dout")
         self.arrays = self.call.arrays() if isinstance(self.call, Forward) else subject.arguments(self.call)
         self.heads = self.call.n_head if isinstance(self.call, Forward) else self.call.heads
         self.params = self.call.params if isinstance(self.call, Forward) else {}
-        if not subject_has_key_bias(subject):
+        if not getattr(subject, "key_bias", False):
             self.params = {name: array for name, array in self.params.items() if name != "key.bias"}
 
     def text(self) -> str:
@@ -187,12 +195,8 @@ class _Writer:
         dout, layout = _native(self.call, self.shown.dout), self.shown.dout.layout
         lines.append(f"dout = {expression(dout)}")
         if layout in upstream.EXPANDED:
-            axes = upstream.EXPANDED[layout]
-            cut = [
-                ":1" if axes is None or n in {axis % dout.ndim for axis in axes} else ":"
-                for n in range(dout.ndim)
-            ]
-            lines.append(f"dout = np.broadcast_to(dout[{', '.join(cut)}], dout.shape)")
+            strides = upstream.arrange(dout, layout).strides
+            lines.append(f"dout = np.lib.stride_tricks.as_strided(dout, strides={strides})")
         elif layout != "contiguous":
             lines.append(f"dout = {viewed('dout', layout, dout)}")
         if self.shown.element is None:
@@ -229,7 +233,10 @@ class _Writer:
         q, dout = "q, k, v", "dout"
         if self.merged:
             lines.append("from attn_reference.forward import merge_heads, split_heads")
-            q, dout = f"*(split_heads(a, {self.heads}) for a in (q, k, v))", f"split_heads(dout, {self.heads})"
+            q, dout = (
+                f"*(split_heads(a, {self.heads}) for a in (q, k, v))",
+                f"split_heads(dout, {self.heads})",
+            )
         name, shape = ("bias", ".reshape(mask.shape)") if of == "mask" else (of, "")
         lines += [
             "",
@@ -250,14 +257,15 @@ class _Writer:
         lines = [*first, "import torch", *imported[len(first) :], "", *self._array()]
         lines += self._built(adapter) if isinstance(self.subject, ModuleSubject) else []
         arrays = f"dict({', '.join(f'{name}={name}' for name in self.arrays)}).items()"
-        of, names = self.shown.of, [name for name in self.shown.wanted if name in self.arrays]
+        of, wanted = self.shown.of, self.shown.wanted
         if adapter and callable(getattr(self._implementation, "gradients", None)):
             return [
                 *lines,
                 f"given = {{name: array(a) for name, a in {arrays}}}",
                 f'found = target.gradients(module, given, array(dout))["{of}"]',
             ]
-        which = "" if len(names) == len(self.arrays) else f"name in {tuple(names)}"
+        which = 'name == "mask"' if wanted == ("mask",) else 'name != "mask"'
+        which = "" if set(self.arrays) <= set(wanted) else which
         lines += [f"given = {{name: array(a).requires_grad_({which}) for name, a in {arrays}}}"]
         if self.check.name == LATER:
             other = self._called(adapter).replace('given["q"]', '-given["q"]')
@@ -294,13 +302,17 @@ class _Writer:
         """The module, with the weights that count."""
         size = (self.arrays["x"] if self.forward else self.arrays["q"]).shape[2]
         weights = "{name: array(w) for name, w in weights.items()}"
-        if adapter:
-            if not self.params:
-                zeros = f"array(np.zeros(({size},) * n, q.dtype))"
-                kinds = '(("weight", 2), ("bias", 1))'
-                weights = f'{{f"{{p}}.{{kind}}": {zeros} for p in ("query", "key", "value", "out") for kind, n in {kinds}}}'
+        if adapter and self.params:
             return [f"module = target.build({size}, {self.heads}, {self.causal}, {weights})"]
-        kind = next(iter(self.params.values()), self.arrays.get("q", self.arrays.get("x"))).dtype.name
+        if adapter:
+            zero = "array(np.zeros(shape, q.dtype))"
+            return [
+                'parts = ("query", "key", "value", "out")',
+                f'kinds = {{"weight": ({size}, {size}), "bias": ({size},)}}',
+                f'zeros = {{f"{{p}}.{{kind}}": {zero} for p in parts for kind, shape in kinds.items()}}',
+                f"module = target.build({size}, {self.heads}, {self.causal}, zeros)",
+            ]
+        kind = next(iter((self.params or self.arrays).values())).dtype.name
         causal = ", causal=True" if self.causal else ""
         made = [f"module = Module({size}, {self.heads}{causal}).to(torch.{kind}).eval()"]
         return [*made, f"module.load_state_dict(module.state_dict() | {weights})"] if self.params else made
@@ -348,8 +360,3 @@ class _Writer:
             return at
         size = self.arrays[self.shown.of].shape[2] // self.heads
         return at[0], at[2], at[1] * size + at[3]
-
-
-def subject_has_key_bias(subject: Subject) -> bool:
-    """Whether the parameters of a module have a key.bias."""
-    return bool(getattr(subject, "key_bias", False))
