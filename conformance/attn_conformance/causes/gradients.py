@@ -115,7 +115,9 @@ def _of_problem(change: Callable[[Problem], Problem | None]) -> Wrong:
 
 
 def _unmasked(p: Problem) -> Problem | None:
-    return None if p.visible.all() else replace(p, visible=np.ones((1, 1, 1, 1), bool))
+    if p.visible.all() and not p.bias.any():
+        return None
+    return replace(p, visible=np.ones((1, 1, 1, 1), bool), bias=0 * p.bias)
 
 
 def _unbiased(p: Problem) -> Problem | None:
@@ -180,7 +182,7 @@ CAUSES = (
     ),
     _cause(
         "mask-missing-in-backward",
-        "every element is the gradient of the call in which every key is visible",
+        "every element is the gradient of the call without a mask, or without causality",
         _of_problem(_unmasked),
     ),
     _cause(
