@@ -1,4 +1,4 @@
-"""Wrong gradients are wrong, and their twins right, by PyTorch's own account: gradcheck, and autograd of plain formulas."""
+"""Wrong gradients are wrong, and their twins right, by PyTorch's own account: gradcheck, and autograd of formulas."""
 
 import inspect
 

@@ -32,7 +32,10 @@ RNG = np.random.default_rng(0)
 DIFFERENTIATING = [name for name in ("torch", "jax") if importlib.util.find_spec(name)]
 
 
-def kernel(function=Differentiable(), convention=KERNEL):
+RIGHT = Differentiable()
+
+
+def kernel(function=RIGHT, convention=KERNEL):
     return KernelSubject("a target", function, convention, TorchBorder(), Claims())
 
 
