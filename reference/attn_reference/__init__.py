@@ -7,6 +7,7 @@ from .claims import DTYPES, FEATURES, Arithmetic, Claims
 from .extended import solve_extended
 from .forward import ForwardProblem, ForwardSolution, lower_forward, solve_forward
 from .forward_backward import ForwardBackward, solve_forward_backward
+from .forward_backward_bound import forward_backward_bound
 from .forward_bound import forward_bound
 from .interface import AttentionModule
 from .kernel import attention
@@ -33,6 +34,7 @@ __all__ = [
     "attention",
     "backward_bound",
     "bound",
+    "forward_backward_bound",
     "forward_bound",
     "half_ulp",
     "largest",

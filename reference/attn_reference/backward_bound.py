@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from .backward import Backward
+from .backward import Backward, stack
 from .bound import Roundings, largest, roundings
 from .claims import Arithmetic
 from .forward_bound import Error, alike
 from .matrices import finite, grouped
-from .pair_errors import CHANCE, FINE, PairErrors, across, copies, of_terms, pair_errors
+from .pair_errors import CHANCE, FINE, PairErrors, across, copies, in_squares, of_terms, pair_errors
 from .problem import Array, Problem
 
 PRODUCTS = 1.02  # products of errors; the largest single one is bfloat16's 2^-7, of p and ds both rounded
@@ -34,35 +34,60 @@ def backward_bound(
     r = roundings(dtype, arithmetic)
     e = pair_errors(problem, backward, dtype, r)
     q, k, do, scale = finite(problem.q), finite(problem.k), backward.do, abs(problem.scale)
-    Hkv, seen = k.shape[1], np.broadcast_to(problem.visible, problem.shape).astype(np.float64)
+    Hkv, seen, lost = k.shape[1], np.broadcast_to(problem.visible, problem.shape) * 1.0, e.lost * 1.0
     a_query, a_key = np.ones((*q.shape[:3], 1)), np.ones((*k.shape[:3], 1))
-
-    dq = (over_keys(e, k) + sums_over_keys(e, k)).times(scale)
-    dk = (over_queries(e, q) + sums_over_queries(e, q)).times(scale)
-    dv = of_values(e, do) + sums_of_values(e, do)
-    # The scale may be applied to ds before that is stored.
-    dq = dq.plus(r.eta_p * grouped(seen, np.abs(k)))
-    dk = dk.plus(r.eta_p * across(seen, np.abs(q), Hkv))
-    if r.us:
-        # Factors that are scaled beforehand are stored, and so are results that are scaled in the end.
-        eta = r.eta_p * max(1.0, scale)
-        dq = dq.plus(eta * (1 + grouped(e.sizes.ds, a_key)) + r.us * np.abs(backward.gradients["q"]))
-        dk = dk.plus(eta * (1 + across(e.sizes.ds, a_query, Hkv)) + r.us * np.abs(backward.gradients["k"]))
-    if r.up and Hkv < q.shape[1]:
-        dk = dk + stored_heads(scale * backward.ds.swapaxes(-1, -2) @ q, Hkv, r)
-        dv = dv + stored_heads(e.sizes.p.swapaxes(-1, -2) @ do, Hkv, r)
-
-    lost = 1.0 * e.lost
+    sums = sum_errors(problem, backward, e, dtype, r)
+    dq = over_keys(e, k).times(scale) + sums["q"]
+    dk = over_queries(e, q).times(scale) + sums["k"]
+    dv = of_values(e, do) + sums["v"]
     bounds = {
         "q": least(dq, r, grouped(seen, a_key), grouped(lost, a_key)),
         "k": least(dk, r, across(seen, a_query, Hkv), across(lost, a_query, Hkv)),
         "v": least(dv, r, across(seen, a_query, Hkv), across(lost, a_query, Hkv)),
-        "bias": bias_bound(problem, e, r),
+        "bias": bias_bound(problem, e, r, np.zeros(())),
     }
     for name in ("q", "k") if r.us else ():
         reach = np.abs(backward.gradients[name]) + bounds[name]  # stored before the scale makes it smaller
         bounds[name] = np.where(reach > min(1.0, scale) * largest(dtype), np.inf, bounds[name])
     return bounds
+
+
+def sum_errors(
+    problem: Problem, backward: Backward, e: PairErrors, dtype: str, r: Roundings
+) -> dict[str, Error]:
+    """What the summation of dq, dk and dv adds, and what becomes of the scale and of a group's heads on the way."""
+    q, k, do, scale = finite(problem.q), finite(problem.k), backward.do, abs(problem.scale)
+    ds, p, Hkv = e.sizes.ds, e.sizes.p, k.shape[1]
+    visible = 1.0 * np.broadcast_to(problem.visible, problem.shape)
+    terms = {
+        "q": scale * grouped(ds, np.abs(k)),
+        "k": scale * across(ds, np.abs(q), Hkv),
+        "v": across(p, np.abs(do), Hkv),
+    }
+    sums = {
+        name: Error(worst * terms[name], probable * terms[name])
+        for name, worst, probable in (
+            ("q", e.worst.keys, e.probable.keys),
+            ("k", e.worst.queries, e.probable.queries),
+            ("v", e.worst.queries, e.probable.queries),
+        )
+    }
+    # The scale may be applied to ds before that is stored.
+    flushed = {"q": grouped(visible, np.abs(k)), "k": across(visible, np.abs(q), Hkv)}
+    for name, size in flushed.items():
+        sums[name] = sums[name].plus(r.eta_p * size)
+    if r.us:
+        # Factors that are scaled beforehand are stored, and so are results that are scaled in the end.
+        a_query, a_key = np.ones_like(q[..., :1]), np.ones_like(k[..., :1])
+        seen = {"q": grouped(visible, a_key) > 0, "k": across(visible, a_query, Hkv) > 0}
+        for name, size in (("q", grouped(ds, a_key)), ("k", across(ds, a_query, Hkv))):
+            stored = r.us * np.abs(backward.gradients[name])
+            sums[name] = sums[name].plus(r.eta_p * max(1.0, scale) * (seen[name] + size) + stored)
+    if r.up and Hkv < q.shape[1]:
+        shares = {"k": scale * backward.ds.swapaxes(-1, -2) @ q, "v": p.swapaxes(-1, -2) @ do}
+        for name, share in shares.items():
+            sums[name] = sums[name] + stored_heads(share, Hkv, dtype, r)
+    return sums
 
 
 def least(error: Error, r: Roundings, seen: Array, lost: Array) -> Array:
@@ -88,8 +113,10 @@ def over_queries(e: PairErrors, y: Array) -> Error:
     y_abs, Hkv = np.abs(y), e.sizes.v.shape[1]
     flushed = across(e.ds_flushed, y_abs, Hkv)
     worst = PRODUCTS * across(e.ds_worst, y_abs, Hkv)
-    random = e.ds_random**2 * e.sizes.of_key + e.d_shares**2 * e.sizes.of_rows
-    probable = across(e.probable.ds, y_abs, Hkv) + np.sqrt(across(random, y * y, Hkv))
+    random = np.hypot(e.ds_random * np.sqrt(e.sizes.of_key), e.d_shares * np.sqrt(e.sizes.of_rows))
+    probable = across(e.probable.ds, y_abs, Hkv) + in_squares(
+        stack(random, Hkv).swapaxes(-1, -2), stack(y, Hkv)
+    )
     return Error(worst + flushed, probable + flushed)
 
 
@@ -98,38 +125,25 @@ def of_values(e: PairErrors, y: Array) -> Error:
     y_abs, p, Hkv = np.abs(y), e.sizes.p, e.sizes.v.shape[1]
     flushed = across(e.p_flushed, y_abs, Hkv)
     worst = PRODUCTS * across(p * (e.worst.p + e.p_stored), y_abs, Hkv)
-    random = e.p_random**2 * across(p**2 * e.sizes.of_key, y * y, Hkv)
-    return Error(worst + flushed, across(p * e.probable.p, y_abs, Hkv) + np.sqrt(random) + flushed)
+    random = stack(e.p_random * p * np.sqrt(e.sizes.of_key), Hkv).swapaxes(-1, -2)
+    probable = across(p * e.probable.p, y_abs, Hkv) + in_squares(random, stack(y, Hkv))
+    return Error(worst + flushed, probable + flushed)
 
 
-def sums_over_keys(e: PairErrors, y: Array) -> Error:
-    """What the summation of ds @ y adds."""
-    terms = grouped(e.sizes.ds, np.abs(y))
-    return Error(e.worst.keys * terms, e.probable.keys * terms)
-
-
-def sums_over_queries(e: PairErrors, y: Array) -> Error:
-    """What the summation of ds^T @ y adds."""
-    terms = across(e.sizes.ds, np.abs(y), e.sizes.v.shape[1])
-    return Error(e.worst.queries * terms, e.probable.queries * terms)
-
-
-def sums_of_values(e: PairErrors, y: Array) -> Error:
-    """What the summation of p^T @ y adds."""
-    terms = across(e.sizes.p, np.abs(y), e.sizes.v.shape[1])
-    return Error(e.worst.queries * terms, e.probable.queries * terms)
-
-
-def stored_heads(products: Array, Hkv: int, r: Roundings) -> Error:
-    """What storing each head's share (B, H, S, n) of a group's sum adds."""
+def stored_heads(products: Array, Hkv: int, dtype: str, r: Roundings) -> Error:
+    """What storing each head's share (B, H, S, n) of a group's sum adds; inf where one may overflow."""
     B, H, S, n = products.shape
     shares = np.abs(products).reshape(B, Hkv, H // Hkv, S, n)
     chance = np.sqrt((alike(shares, 2) * shares * shares).sum(2))
-    return Error(r.up * shares.sum(2), CHANCE * r.up * chance).plus(np.asarray(r.eta_p * (H // Hkv)))
+    lost = np.where(PRODUCTS * shares.max(2) > largest(dtype), np.inf, r.eta_p * (H // Hkv))
+    return Error(r.up * shares.sum(2), CHANCE * r.up * chance).plus(lost)
 
 
-def bias_bound(problem: Problem, e: PairErrors, r: Roundings) -> Array:
-    """The bound of ds summed over the axes that bias is broadcast along; each ds may be stored before."""
+def bias_bound(problem: Problem, e: PairErrors, r: Roundings, inputs: Array) -> Array:
+    """The bound of ds summed over the axes that bias is broadcast along; each ds may be stored before.
+
+    inputs: what inexact inputs add to the probable error of ds, (B, H, T, S) or ().
+    """
     shape = problem.bias.shape
     axes = [axis for axis in range(4) if shape[axis] != problem.shape[axis]]
 
@@ -151,6 +165,6 @@ def bias_bound(problem: Problem, e: PairErrors, r: Roundings) -> Array:
     random = (folded(e.ds_random) ** 2 * same).sum(-1) + of_D
     error = Error(
         PRODUCTS * total(e.ds_worst) + r.ua * of_terms(seen, ties, True) * terms,
-        total(e.probable.ds) + np.sqrt(random) + r.ua * of_terms(seen, ties, False) * terms,
+        total(e.probable.ds + inputs) + np.sqrt(random) + r.ua * of_terms(seen, ties, False) * terms,
     )
     return least(error.plus(flushed), r, seen, total(1.0 * e.lost)).reshape(shape)

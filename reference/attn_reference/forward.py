@@ -33,6 +33,10 @@ class ForwardProblem:
     is_causal: bool
     crossed: bool
 
+    def source(self, name: str) -> Array:
+        """What the projection `name` is applied to: query, key or value."""
+        return self.x if name == "query" else self.src
+
 
 @dataclass(frozen=True)
 class ForwardSolution:
@@ -97,8 +101,8 @@ def solve_forward(problem: ForwardProblem, extended: bool = False) -> ForwardSol
     if extended:
         return _solve_extended(problem)
     q, k, v = (
-        split_heads(source @ problem.weights[name].T + problem.biases[name], problem.n_head)
-        for name, source in _sources(problem)
+        split_heads(problem.source(name) @ problem.weights[name].T + problem.biases[name], problem.n_head)
+        for name in PROJECTIONS[:3]
     )
     core = lower(q, k, v, problem.mask, problem.is_causal)
     attention = solve(core)
@@ -109,13 +113,9 @@ def solve_forward(problem: ForwardProblem, extended: bool = False) -> ForwardSol
 def extended_heads(problem: ForwardProblem) -> tuple[DoubleDouble, ...]:
     """q, k and v (B, H, T or S, D) of a forward call, in double-double arithmetic."""
     return tuple(
-        split_heads(_project(problem, name, exactly(source)), problem.n_head)
-        for name, source in _sources(problem)
+        split_heads(_project(problem, name, exactly(problem.source(name))), problem.n_head)
+        for name in PROJECTIONS[:3]
     )
-
-
-def _sources(problem: ForwardProblem) -> tuple[tuple[str, Array], ...]:
-    return ("query", problem.x), ("key", problem.src), ("value", problem.src)
 
 
 def _solve_extended(problem: ForwardProblem) -> ForwardSolution:

@@ -117,16 +117,21 @@ class PairErrors:
         return share(self.sizes.p, self.probable.D)
 
 
-def pair_errors(problem: Problem, backward: Backward, dtype: str, r: Roundings) -> PairErrors:
-    """What may go wrong where q, k, v and dO are exact in `dtype`."""
+def pair_errors(
+    problem: Problem, backward: Backward, dtype: str, r: Roundings, scores: Any = 0.0, dp: Any = 0.0
+) -> PairErrors:
+    """What may go wrong; scores and dp: the worst that q, k, v and dO add to these, (B, H, T, S), if they are inexact.
+
+    The probable errors are those of exact inputs. dtype: that of arrays which are stored.
+    """
     size = sizes(problem, backward, dtype)
     visible = np.broadcast_to(problem.visible, problem.shape)
     delta, independent, common = log_weight_errors(problem, backward.solution, r)
-    likely = np.minimum(delta, SYSTEMATIC * (independent + common))
+    likely, delta = np.minimum(delta, SYSTEMATIC * (independent + common)), delta + scores
     # The largest key differs from the maximum that is subtracted by no more than twice the error of either.
     gap = backward.solution.m - backward.solution.s
-    worst = _granted(size, visible, delta, gap <= 2 * delta, dtype, r, True)
-    probable = _granted(size, visible, likely, gap <= 2 * likely, dtype, r, False)
+    worst = _granted(size, visible, delta, gap <= 2 * delta, dp, dtype, r, True)
+    probable = _granted(size, visible, likely, gap <= 2 * (likely + scores), 0.0, dtype, r, False)
 
     overflow = size.largest_terms + size.d_terms > largest("float64" if dtype == "float64" else "float32")
     if r.up:
@@ -190,9 +195,16 @@ def sizes(problem: Problem, backward: Backward, dtype: str) -> Sizes:
 
 
 def _granted(
-    size: Sizes, visible: Array, delta: Array, at_maximum: Array, dtype: str, r: Roundings, worst: bool
+    size: Sizes,
+    visible: Array,
+    delta: Array,
+    at_maximum: Array,
+    inputs: Any,
+    dtype: str,
+    r: Roundings,
+    worst: bool,
 ) -> Granted:
-    """One level, where the scores err by up to delta and at_maximum are the keys that may be the largest."""
+    """One level, where scores err by up to delta, dp by inputs, and the keys at_maximum may be the largest."""
     p, ds, dp, D = size.p, size.ds, size.dp, size.D
     # Where every array is stored, so are parts of sums; factors of matrix products are rounded to ut.
     partial = (2.0 if worst else SYSTEMATIC / 2) * r.us + r.ut
@@ -202,11 +214,11 @@ def _granted(
     channels = r.ua * (Dv + 3 if worst else min(SYSTEMATIC * math.sqrt(Dv + 3), Dv + 3))
 
     of_p = np.where(visible, weight_reach(p, delta) + keys + r.ua * size.spread, 0.0)
-    of_dp = (channels + 2 * r.ut) * size.terms + 2 * r.ua * (dp + D)
+    of_dp = (channels + 2 * r.ut) * size.terms + 2 * r.ua * (dp + D) + inputs
 
     # D's error by p's is sum p eps (dp - D), since weights add up to 1; by rounded p, which do not, sum p eps dp.
     summed = row_sum(of_p, ds) + (keys + channels + 4 * r.ut + 2 * r.us) * size.d_terms
-    summed = summed + (r.ua * size.spread + r.us) * D
+    summed = summed + (r.ua * size.spread + r.us) * D + row_sum(p, inputs + np.zeros_like(p))
     stored_o = size.do * half_ulp(size.o + grouped(p * (of_p + r.up), size.v), dtype)
     if worst:
         rounded = (r.up + r.us) * row_sum(p, dp) + stored_o.sum(-1, keepdims=True)
@@ -260,6 +272,12 @@ def copies(x: Array, width: float) -> Array:
     number = np.empty(x.shape)
     np.put_along_axis(number, place, np.bincount(group)[group].reshape(x.shape).astype(np.float64), -1)
     return np.where(x > 0, number, 1.0)
+
+
+def in_squares(x: Array, y: Array) -> Array:
+    """The root of x^2 @ y^2, also where squares of whole rows of x would vanish."""
+    top = np.abs(x).max(-1, keepdims=True, initial=0.0)
+    return np.asarray(top * np.sqrt((x / np.where(top > 0, top, 1.0)) ** 2 @ (y * y)))
 
 
 def across(x: Array, y: Array, Hkv: int) -> Array:
