@@ -246,7 +246,9 @@ class TorchBorder:
     def vjp(self, function: Callable[[Natives], Any], inputs: Natives) -> tuple[Any, Pullback]:
         """Inputs that are part of no graph become leaves, in the same memory; None and constants give nothing."""
         torch = self.torch
-        leaves = {name: native if native.requires_grad else native.detach() for name, native in inputs.items()}
+        leaves = {
+            name: native if native.requires_grad else native.detach() for name, native in inputs.items()
+        }
         with torch.enable_grad():
             returned = function({name: leaf.requires_grad_() for name, leaf in leaves.items()})
 

@@ -36,4 +36,3 @@ class Pulled:
 
     gradients: dict[str, Array | None]
     dout: Array
-

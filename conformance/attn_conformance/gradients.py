@@ -9,6 +9,8 @@ import numpy as np
 
 from attn_conformance.judge import MATTERS, Answer, Array, Comparison, Evidence, Failed, compare
 from attn_reference import (
+    Backward,
+    ForwardBackward,
     ForwardProblem,
     Problem,
     backward_bound,
@@ -40,6 +42,11 @@ class Gradient:
         """In the shape of the input."""
         return self.answer.value.reshape(self.shape)
 
+    def evidence(self, got: Array, misread: Array | None = None) -> Evidence:
+        """That a gradient is wrong. misread: the output gradient as it lies in memory, if not in order."""
+        exact = None if misread is None else misread.astype(np.float64)
+        return Evidence(_four(got), self.answer, of=self.of, dout=self.dout, misread=exact)
+
     def doubled(self, value: Array) -> Gradient:
         """What a second pass may give when the first gave `value`: both lie within the limit of one truth."""
         return replace(self, answer=self.answer.doubled(_four(value)))
@@ -56,11 +63,13 @@ def ask_gradients(
 
     dout: float64, exact. dtype: that of q or x; a parameter or mask in another dtype has its gradient rounded twice.
     """
+    extended = dtype == "float64"
+    backward: Backward | ForwardBackward
     if isinstance(problem, Problem):
-        backward = solve_backward(problem, dout, extended=dtype == "float64")
+        backward = solve_backward(problem, dout, extended)
         spreads = backward_bound(problem, backward, dtype, arithmetic)
     else:
-        backward = solve_forward_backward(problem, dout, extended=dtype == "float64")
+        backward = solve_forward_backward(problem, dout, extended)
         spreads = forward_backward_bound(problem, backward, dtype, arithmetic)
     found = {}
     for of, array in inputs.items():
@@ -96,14 +105,20 @@ def within(got: Mapping[str, Array | None], asked: Mapping[str, Gradient]) -> No
         held = np.zeros(gradient.shape, np.float64) if array is None else array
         comparison = compared(held, gradient)
         if not comparison.ok:
-            what = f"no gradient came back for {of}, which has influence" if array is None else f"gradient of {of}"
-            evidence = Evidence(_four(held), gradient.answer, of=of, dout=gradient.dout)
-            raise Failed(f"{what}: {comparison.explain()}", comparison, evidence)
+            what = (
+                f"no gradient came back for {of}, which has influence"
+                if array is None
+                else f"gradient of {of}"
+            )
+            raise Failed(f"{what}: {comparison.explain()}", comparison, gradient.evidence(held))
 
 
 def compared(got: Array, gradient: Gradient) -> Comparison:
-    """Judge a gradient in the shape of its input."""
-    comparison = compare(_four(got), gradient.answer)
+    """Judge a gradient in the shape of its input; where an intermediate may overflow, NaN is no worse than infinity."""
+    answer = gradient.answer
+    held = _four(got)
+    held = np.where(np.isinf(answer.limit) & np.isnan(held), np.zeros((), held.dtype), held)
+    comparison = compare(held, answer)
     if comparison.first is None or comparison.worst is None:
         return comparison
     axes = len(gradient.shape)
@@ -117,6 +132,8 @@ def departs(asked: Mapping[str, Gradient], others: Mapping[str, Gradient | Array
         gradient = asked[of]
         value = other.value if isinstance(other, Gradient) else other
         with np.errstate(invalid="ignore"):
-            if np.any(np.abs(value - gradient.value) > MATTERS * gradient.answer.limit.reshape(gradient.shape)):
+            if np.any(
+                np.abs(value - gradient.value) > MATTERS * gradient.answer.limit.reshape(gradient.shape)
+            ):
                 return True
     return False

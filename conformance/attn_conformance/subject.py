@@ -177,7 +177,8 @@ class Subject(ABC):
         posed = self.differentiated(call, ("q", "k", "v"))
         if posed.own is not None:
             raise NotAsked("the implementation computes gradients itself, and no gradients of these")
-        along = self.natives(replace(call, mask=None, **directions))
+        q, k, v = (directions[name] for name in "qkv")
+        along = self.natives(replace(call, q=q, k=k, v=v, mask=None))
 
         def first(named: Natives) -> Any:
             _, pull = self.border.vjp(posed.function, {name: named[name] for name in posed.inputs})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -101,7 +102,7 @@ def _without_a_weight(call: Forward, seed: int) -> Forward:
 
 
 def _plain_masked_causal_grouped(scope: Scope) -> SearchStrategy[KernelCase]:
-    lengths = {"queries": LENGTHS, "keys": LENGTHS}
+    lengths: dict[str, Any] = {"queries": LENGTHS, "keys": LENGTHS}
     options = [kernel_cases(scope, **lengths)]
     if dtypes := kinds(scope):
         mask = masks(dtypes=dtypes, biases=("none", "noise"), planes="each")
@@ -195,7 +196,7 @@ def finite(got: Mapping[str, Array | None]) -> None:
             raise Failed(f"the gradient of {name} is {array[~fine][0]} at [{at}]")
 
 
-def exactly_zero(array: Array | None, where: Array, name: str, what: str) -> None:
+def exactly_zero(array: Array | None, where: Any, name: str, what: str) -> None:
     """A gradient is zero at all places (B, H or none, L) where it must be, else Failed."""
     if array is not None and np.any(array[where] != 0):
         value = array[where][array[where] != 0][0]
@@ -211,7 +212,7 @@ def exactly_zero(array: Array | None, where: Array, name: str, what: str) -> Non
 def tokens_that_are_not_seen_get_no_gradient(subject: ModuleSubject, case: ForwardCase) -> bool:
     """Through forward all gradients are finite, and zero for tokens of xa that no query sees in any head."""
     call, dout = build_forward(case), build_upstream(case)
-    asked, got = forward_gradients(subject, call, dout, of_forward(call))
+    _, got = forward_gradients(subject, call, dout, of_forward(call))
     finite(got)
     core = subject.lower_forward(call)
     visible = np.broadcast_to(core.visible, core.shape)
@@ -223,6 +224,11 @@ def tokens_that_are_not_seen_get_no_gradient(subject: ModuleSubject, case: Forwa
 
 
 # --- GRAD-4
+
+
+def of_kernel(seed: int) -> tuple[str, ...]:
+    """The inputs that require a gradient: in every second case nothing but the mask does."""
+    return ("mask",) if seed % 2 else (*HEADS, "mask")
 
 
 def _broadcast_biases(scope: Scope) -> SearchStrategy[Mask]:
@@ -242,8 +248,7 @@ def _broadcast_biases(scope: Scope) -> SearchStrategy[Mask]:
 )
 def floating_masks_get_their_gradient(subject: Subject, case: KernelCase) -> bool:
     """The gradient of a floating mask is that of the scores, summed over the axes along which it is broadcast."""
-    call, dout = build(case), build_upstream(case)
-    of = ("mask",) if case.seed % 2 else (*HEADS, "mask")  # sometimes nothing else requires a gradient
+    call, dout, of = build(case), build_upstream(case), of_kernel(case.seed)
     asked = subject.answer_gradients(call, dout, ("mask",))
     within(subject.gradients(subject.differentiated(call, of), dout).gradients, asked)
     return departs(asked, {"mask": 0 * asked["mask"].value})
@@ -284,13 +289,13 @@ def strides_of_output_gradients_do_not_matter(subject: Subject, case: KernelCase
     plain = subject.gradients(subject.differentiated(call, HEADS), Upstream(dout.values)).gradients
     posed = subject.differentiated(call, HEADS)
     pulled = subject.gradients(posed, dout)
-    _alike(plain, pulled.gradients, asked, case.dout_layout)
+    wrong = misread(upstream.arrange(dout.values, dout.layout))
+    _alike(plain, pulled.gradients, asked, case.dout_layout, wrong)
     if pulled.dout.tobytes() != posed.outward(dout).tobytes():
         raise Failed("the backward pass modified the output gradient in place")
     # One number in memory for many elements is misread in ways of its own: such a view counts by its strides.
     if case.dout_layout in upstream.EXPANDED:
         return True
-    wrong = misread(upstream.arrange(dout.values, dout.layout))
     return departs(asked, subject.answer_gradients(call, Upstream(wrong), HEADS))
 
 
@@ -317,15 +322,15 @@ def _alike(
     viewed: Mapping[str, Array | None],
     asked: Mapping[str, Gradient],
     layout: str,
+    wrong: Array | None = None,
 ) -> None:
-    """Two gradients of one call agree: each may lie within the limit of one truth."""
+    """Two gradients of one call agree: each may lie within the limit of one truth. wrong: dout in memory order."""
     for name, gradient in asked.items():
         first, second = (np.zeros(gradient.shape) if a is None else a for a in (plain[name], viewed[name]))
         comparison = compared(second, gradient.doubled(first))
         if not comparison.ok:
-            raise Failed(
-                f"gradient of {name}: {STRIDED.format(layout)}: {comparison.explain()}", comparison
-            )
+            what = f"gradient of {name}: {STRIDED.format(layout)}: {comparison.explain()}"
+            raise Failed(what, comparison, gradient.evidence(second, wrong))
 
 
 STRIDED = "an output gradient with other strides ({}) gives another one than its contiguous copy"
@@ -338,7 +343,8 @@ def _exact_enough(scope: Scope) -> SearchStrategy[KernelCase]:
     """Small cases in the dtypes in which a missing term is far larger than what roundings add up to."""
     dtypes = tuple(name for name in scope.claims.dtypes if name in ("float32", "float64"))
     narrow = replace(scope, claims=replace(scope.claims, dtypes=dtypes or scope.claims.dtypes))
-    lengths = {"queries": st.integers(2, 8), "keys": st.integers(2, 8), "head_size": st.sampled_from((4, 8))}
+    small = st.integers(2, 8)
+    lengths: dict[str, Any] = {"queries": small, "keys": small, "head_size": st.sampled_from((4, 8))}
     options = [kernel_cases(narrow, **lengths, families=("normal",))]
     if dtypes := kinds(scope):
         options.append(kernel_cases(narrow, **lengths, families=("normal",), mask=masks(dtypes=dtypes)))

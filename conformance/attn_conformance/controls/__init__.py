@@ -32,7 +32,10 @@ _registry: dict[str, Control] = {}
 
 @dataclass(frozen=True)
 class Control:
-    """A right kernel or module and what it claims; target: a function, a class with the seed's interface, or an adapter."""
+    """A right kernel or module and what it claims.
+
+    target: a function, a class with the seed's interface, or an Implementation.
+    """
 
     name: str
     kind: Kind

@@ -35,7 +35,9 @@ def gradient_control(
         kernel = cls()
         kernel.__doc__ = cls.__doc__
         features = (FEATURES - {"scale", "dv"}) | {"gradients"}
-        register(Control(name, "kernel", kernel, Claims(dtypes=dtypes, features=features, arithmetic=arithmetic)))
+        register(
+            Control(name, "kernel", kernel, Claims(dtypes=dtypes, features=features, arithmetic=arithmetic))
+        )
         return cls
 
     return decorate
@@ -110,7 +112,9 @@ def _over_queries(weights: Tensor, rows: Tensor, nothing: Tensor) -> Tensor:
 class EagerAutograd(Differentiable):
     """Scores and weights are both held in the dtype of the arguments, and so are the gradients that PyTorch makes."""
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor = None, is_causal: bool = False) -> Tensor:
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor = None, is_causal: bool = False
+    ) -> Tensor:
         group = q.shape[1] // k.shape[1] if k.shape[1] else 1
         k, v = (x.repeat_interleave(group, 1) for x in (k, v))
         scores = (widen(q) @ widen(k).mT * q.shape[3] ** -0.5).to(q.dtype)

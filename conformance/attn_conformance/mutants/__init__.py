@@ -66,7 +66,8 @@ _registry: dict[str, Mutant] = {}
 class Mutant:
     """A wrong kernel or module, what it gets wrong, and the right version of the same code.
 
-    target: a function, a class with the interface of the seed, or an Implementation. requirement: the id that must kill it.
+    target: a function, a class with the interface of the seed, or an Implementation. requirement: the id that must
+    kill it.
     bug_class: the kind of defect, one of BUG_CLASSES. seen_in: public reports of real defects of that kind.
     also_fails: further requirements that may fail with it, and why.
     """

@@ -48,7 +48,9 @@ class Differentiable:
     border: ClassVar[str] = "torch"
     twice: ClassVar[bool] = False
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor = None, is_causal: bool = False) -> Tensor:
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor = None, is_causal: bool = False
+    ) -> Tensor:
         """The result (B, H, T, Dv) in the dtype of q."""
         return _function(self.twice).apply(self, q, k, v, mask, is_causal)
 
@@ -118,7 +120,11 @@ def hidden(scores: Tensor, mask: Tensor, is_causal: bool) -> Tensor:
         scores = scores.masked_fill(scores.new_ones(T, S).tril(S - T) == 0, -float("inf"))
     if mask is None:
         return scores
-    return scores + mask.to(scores.dtype) if mask.is_floating_point() else scores.masked_fill(~mask, -float("inf"))
+    return (
+        scores + mask.to(scores.dtype)
+        if mask.is_floating_point()
+        else scores.masked_fill(~mask, -float("inf"))
+    )
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -138,7 +144,9 @@ def _function(twice: bool) -> Any:
 
     class Attention(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, kernel: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, is_causal: bool) -> Tensor:
+        def forward(
+            ctx: Any, kernel: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, is_causal: bool
+        ) -> Tensor:
             group = q.shape[1] // k.shape[1] if k.shape[1] else 1
             wide = [widen(q), *(widen(x).repeat_interleave(group, 1) for x in (k, v))]
             out, p = kernel.forward(*wide, mask, is_causal)
@@ -149,15 +157,20 @@ def _function(twice: bool) -> Any:
 
         @staticmethod
         def backward(ctx: Any, do: Tensor) -> tuple[Any, ...]:
-            q, k, v, mask, out = ctx.saved_tensors
-            kernel, group = ctx.kernel, ctx.group
-            wide = [widen(q), *(widen(x).repeat_interleave(group, 1) for x in (k, v))]
-            p = kernel.weights(*wide[:2], mask, ctx.is_causal) if twice else ctx.p
-            x = Saved(*wide, p, out, group, mask, ctx.is_causal, ctx.needs_input_grad[4])
-            dq, dk, dv, dmask = kernel.backward(x, do)
-            dmask = None if dmask is None else dmask.to(mask.dtype)
-            return None, dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dmask, None
+            return pull(ctx, do)
 
-    if not twice:
-        Attention.backward = staticmethod(torch.autograd.function.once_differentiable(Attention.backward))
+    pull = _pull if twice else torch.autograd.function.once_differentiable(_pull)
     return Attention
+
+
+def _pull(ctx: Any, do: Tensor) -> tuple[Any, ...]:
+    """The gradients of the arguments of the autograd function."""
+    q, k, v, mask, out = ctx.saved_tensors
+    kernel, group = ctx.kernel, ctx.group
+    wide = [widen(q), *(widen(x).repeat_interleave(group, 1) for x in (k, v))]
+    p = kernel.weights(*wide[:2], mask, ctx.is_causal) if kernel.twice else ctx.p
+    inputs = (wide[0], wide[1], wide[2])
+    x = Saved(*inputs, p, out, group, mask, ctx.is_causal, ctx.needs_input_grad[4])
+    dq, dk, dv, dmask = kernel.backward(x, do)
+    dmask = None if dmask is None else dmask.to(mask.dtype)
+    return None, dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dmask, None

@@ -220,8 +220,10 @@ class WeightsKeptInOneBuffer(Differentiable):
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, is_causal: bool
     ) -> tuple[Tensor, Tensor]:
         out, p = super().forward(q, k, v, mask, is_causal)
-        buffer = self.buffers.setdefault((p.shape, p.dtype), p)
-        return out, buffer.copy_(p)
+        key = (p.shape, p.dtype)
+        if key not in self.buffers:
+            self.buffers[key] = p.clone()
+        return out, self.buffers[key].copy_(p)
 
 
 # --- rows without keys, keys without rows
@@ -304,7 +306,9 @@ class MaskGradientNotSummed(Differentiable):
 class MaskWithoutGradient(Differentiable):
     """A floating mask is a constant: it gets no gradient."""
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor = None, is_causal: bool = False) -> Tensor:
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor = None, is_causal: bool = False
+    ) -> Tensor:
         return super().__call__(q, k, v, None if mask is None else mask.detach(), is_causal)
 
 
@@ -324,7 +328,8 @@ class OutputGradientReadInMemoryOrder(Differentiable):
     """The output gradient is read as if it were contiguous, from its first element on."""
 
     def backward(self, x: Saved, do: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        strides, step = [], 1
+        strides: list[int] = []
+        step = 1
         for n in reversed(do.shape):
             strides.insert(0, step)
             step *= n

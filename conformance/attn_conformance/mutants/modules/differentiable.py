@@ -22,6 +22,11 @@ class Handle:
         self.n_state, self.n_head, self.causal = n_state, n_head, causal
         self.params: dict[str, Tensor] = {}
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """As errors are told."""
+        return {"n_state": self.n_state, "n_head": self.n_head, "causal": self.causal}
+
     def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
         """As of a torch.nn.Module."""
         return self.params.items()
@@ -52,15 +57,13 @@ class DifferentiableModule:
 
     def forward(self, handle: Handle, x: Tensor, xa: Tensor = None, mask: Tensor = None) -> Tensor:
         """The result (B, T, n_state) in x's dtype."""
-        sizes = {"n_state": handle.n_state, "n_head": handle.n_head, "causal": handle.causal}
-        check_forward_call(x, xa, mask, cached=None, **sizes)
+        check_forward_call(x, xa, mask, cached=None, **handle.sizes)
         q, k, v = self.projected(handle, x, x if xa is None else xa)
         return self.project(handle, "out", self.between(handle, q, k, v, mask))
 
     def attention(self, handle: Handle, q: Tensor, k: Tensor, v: Tensor, mask: Tensor = None) -> Tensor:
         """What lies between the projections: q (B, T, n_state), k and v (B, S, n_state) to (B, T, n_state)."""
-        sizes = {"n_state": handle.n_state, "n_head": handle.n_head, "causal": handle.causal}
-        check_qkv_call(q, k, v, mask, **sizes)
+        check_qkv_call(q, k, v, mask, **handle.sizes)
         return self.between(handle, q, k, v, mask)
 
     def projected(self, handle: Handle, x: Tensor, src: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,6 +87,6 @@ class DifferentiableModule:
 
     def between(self, handle: Handle, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """Split, attend, merge: (B, T, n_state)."""
-        B, T, N = q.shape
-        q, k, v = (x.unflatten(2, (handle.n_head, N // handle.n_head)).transpose(1, 2) for x in (q, k, v))
+        heads = handle.n_head, handle.n_state // handle.n_head
+        q, k, v = (x.unflatten(2, heads).transpose(1, 2) for x in (q, k, v))
         return self.kernel(q, k, v, mask, handle.causal).transpose(1, 2).flatten(2)

@@ -49,7 +49,15 @@ def gradient_mutant(
         module.__doc__ = cls.__doc__
         register(
             Mutant(
-                name, "module", module, twin, requirement, bug_class, seen_in, cls.claims, dict(also_fails or {})
+                name,
+                "module",
+                module,
+                twin,
+                requirement,
+                bug_class,
+                seen_in,
+                cls.claims,
+                dict(also_fails or {}),
             )
         )
         return cls
