@@ -7,23 +7,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
 
 from attn_conformance.controls import FEATURES
 from attn_conformance.controls.gradients import TILE
 from attn_conformance.controls.gradients import RoundedWeightsInTheBackwardPass as Right
 from attn_conformance.defects import Defect, register
-from attn_conformance.defects.scores import LARGEST_FLOAT8
+from attn_conformance.defects.scores import CUT, LARGEST_FLOAT8
 from attn_conformance.mutants.differentiable import Saved, Tensor, hidden, softmax
+from attn_conformance.mutants.plain import LOWER
 from attn_reference import Claims
 
 C = TypeVar("C", bound=type[Right])
-
-LOWER = {"float64": "float32", "float32": "float16", "float16": "float16", "bfloat16": "bfloat16"}
-"""A dtype too small to accumulate in, for each dtype of the arguments."""
-
-CUT = {"float64": "float32", "float32": "bfloat16", "float16": "bfloat16", "bfloat16": "float8_e4m3fn"}
-"""The next narrower dtype, for each dtype of the arguments."""
 
 RIGHT = Right()
 """The twin: p and ds are rounded to the dtype of the arguments, D comes from the rounded result."""
@@ -41,9 +38,9 @@ def backward_defect(name: str) -> Callable[[C], C]:
     return decorate
 
 
-def narrowed(x: Tensor, like: Tensor, dtypes: Mapping[str, str]) -> Tensor:
+def narrowed(x: Tensor, like: Tensor, dtypes: Mapping[str, Any]) -> Tensor:
     """X rounded to the dtype that the table has for that of `like`."""
-    name = dtypes[str(like.dtype).rpartition(".")[2]]
+    name = np.dtype(dtypes[str(like.dtype).rpartition(".")[2]]).name
     if name == "float8_e4m3fn":
         x = x.clamp(-LARGEST_FLOAT8, LARGEST_FLOAT8)
     return x.to(getattr(import_module("torch"), name)).to(x.dtype)

@@ -13,7 +13,7 @@ from attn_conformance.controls.inputs import Array, peak_of, share
 from attn_conformance.controls.precision import to_tf32
 from attn_conformance.defects import defect
 from attn_conformance.defects.right import finished, right
-from attn_conformance.mutants.precision import LOWER
+from attn_conformance.mutants.plain import LOWER
 
 CUT: dict[str, Any] = {
     "float64": np.float32,

@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from attn_conformance.mutants.differentiable import hidden, widen
 
-def hidden(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor | None:
+
+def joined(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor | None:
     """The mask and the causal rule in one, (T, S) or as the mask is: boolean, or what is added; None without either."""
     if not is_causal:
         return mask
@@ -30,7 +32,7 @@ def math_kernel(
 ) -> Tensor:
     """PyTorch's scaled_dot_product_attention in separate operations."""
     with sdpa_kernel(SDPBackend.MATH):
-        return scaled_dot_product_attention(q, k, v, attn_mask=hidden(q, k, mask, is_causal))
+        return scaled_dot_product_attention(q, k, v, attn_mask=joined(q, k, mask, is_causal))
 
 
 def flash_kernel(
@@ -38,16 +40,12 @@ def flash_kernel(
 ) -> Tensor:
     """PyTorch's flash kernel."""
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        return scaled_dot_product_attention(q, k, v, attn_mask=hidden(q, k, mask, is_causal))
+        return scaled_dot_product_attention(q, k, v, attn_mask=joined(q, k, mask, is_causal))
 
 
 def lse_form(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     """Weights are exp(score - lse), as every flash kernel's backward pass recomputes them."""
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    scores = q.to(wide) @ k.to(wide).mT / math.sqrt(q.shape[3])
-    seen = hidden(q, k, mask, is_causal)
-    if seen is not None:
-        scores = scores.masked_fill(~seen, -math.inf) if seen.dtype == torch.bool else scores + seen
+    scores = hidden(widen(q) @ widen(k).mT / math.sqrt(q.shape[3]), mask, is_causal)
     lse = torch.logsumexp(scores, -1, keepdim=True)
     weights = torch.exp(scores - lse.masked_fill(lse == -math.inf, 0))
-    return (weights @ v.to(wide)).to(q.dtype)
+    return (weights @ widen(v)).to(q.dtype)

@@ -7,7 +7,6 @@ writes the page.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -133,8 +132,8 @@ def _by_dtype(records: list[K], cell: Callable[[K], str]) -> tuple[str, ...]:
 
 
 def ratio(value: float) -> str:
-    """A ratio to two digits; a dash where there is no number."""
-    return "–" if math.isinf(value) else f"{value:.2f}"
+    """A ratio to two digits."""
+    return f"{value:.2f}"
 
 
 def _share(counts: list[Count]) -> str:
