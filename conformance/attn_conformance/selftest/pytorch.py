@@ -48,4 +48,5 @@ def lse_form(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_cau
     scores = hidden(widen(q) @ widen(k).mT / math.sqrt(q.shape[3]), mask, is_causal)
     lse = torch.logsumexp(scores, -1, keepdim=True)
     weights = torch.exp(scores - lse.masked_fill(lse == -math.inf, 0))
-    return (weights @ widen(v)).to(q.dtype)
+    out: Tensor = (weights @ widen(v)).to(q.dtype)
+    return out
