@@ -178,11 +178,12 @@ def counted(chunk: Chunk) -> list[Count]:
     """A count for each case and kernel that claims its dtype."""
     for member in chunk.members:
         loaded(member.target)  # all libraries, before their threads are limited
+    asked: dict[Of, None] = dict.fromkeys(member.of for member in chunk.members)
     with threadpool_limits(limits=1):
         return [
             count
             for case in chunk.cases
-            for of in dict.fromkeys(member.of for member in chunk.members)
+            for of in asked
             for count in _of_one(posed(case, of), [m for m in chunk.members if m.of == of])
         ]
 

@@ -125,7 +125,11 @@ def drawn(strategy: SearchStrategy[KernelCase], count: int, seed_value: int) -> 
         database=None,
         deadline=None,
         phases=(Phase.generate,),
-        suppress_health_check=tuple(HealthCheck),
+        suppress_health_check=(
+            HealthCheck.too_slow,
+            HealthCheck.data_too_large,
+            HealthCheck.large_base_example,
+        ),
         verbosity=Verbosity.quiet,
     )
     @seed(seed_value)
