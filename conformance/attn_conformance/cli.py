@@ -157,8 +157,10 @@ def parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("id", metavar="ID")
 
-    selftest = verbs.add_parser("selftest", help="the suite proves itself")
-    kills = selftest.add_subparsers(dest="proof", required=True).add_parser(
+    proofs = verbs.add_parser("selftest", help="the suite proves itself").add_subparsers(
+        dest="proof", required=True
+    )
+    kills = proofs.add_parser(
         "kills",
         help="wrong implementations have to be rejected, and right ones with the same code not",
         epilog="Exit status: 0 if so; 1 if not; 2 nothing could be judged.",
@@ -176,6 +178,39 @@ def parser() -> argparse.ArgumentParser:
     kills.add_argument("--json", type=Path, metavar="FILE", help="write the result down")
     kills.add_argument("--html", type=Path, metavar="FILE", help="write a page to read it on")
     kills.add_argument("--quiet", action="store_true", help="survivors, wrong killers and totals only")
+
+    alarms = proofs.add_parser(
+        "alarms",
+        help="right kernels must not be accused, and numeric defects be detected as often as before",
+        epilog="Exit status: 0 if so; 1 if not; 2 nothing could be judged.",
+    )
+    alarms.add_argument("--cases", type=positive, default=2000, metavar="N", help="to pose (default 2000)")
+    alarms.add_argument("--seed", type=int, default=0, help="the same seed gives the same cases (default 0)")
+    alarms.add_argument(
+        "--jobs", type=positive, metavar="N", help="processes at once (default: one for each core)"
+    )
+    alarms.add_argument(
+        "--only", type=names, default=(), metavar="NAME[,...]", help="these kernels of the panel only"
+    )
+    alarms.add_argument(
+        "--against", type=Path, metavar="FILE", help="an earlier result: a rate lower than its own fails"
+    )
+    alarms.add_argument(
+        "--attack",
+        action="store_true",
+        help="instead climb for the largest error over limit of right kernels",
+    )
+    alarms.add_argument(
+        "--examples",
+        type=positive,
+        default=10_000,
+        metavar="N",
+        help="of an attack, for each kernel (default 10000)",
+    )
+    alarms.add_argument("--json", type=Path, metavar="FILE", help="write the result down")
+    alarms.add_argument(
+        "--quiet", action="store_true", help="alarms, rates that have dropped and totals only"
+    )
     return top
 
 

@@ -8,6 +8,8 @@ failures are replayed and shrunk by Hypothesis as always.
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 
 BACKEND = "attn-conformance-independent"
@@ -15,7 +17,13 @@ BACKEND = "attn-conformance-independent"
 
 
 class IndependentProvider(HypothesisProvider):
-    """Hypothesis's own random choices; being a backend of another name is all that matters."""
+    """Hypothesis's own random choices, without the constants that it collects from the modules that are loaded.
+
+    The same seed gives the same cases, whatever else was imported and wherever the suite is installed.
+    """
+
+    def _maybe_draw_constant(self, *args: Any, **kwargs: Any) -> None:
+        return None
 
 
 AVAILABLE_PROVIDERS[BACKEND] = f"{IndependentProvider.__module__}.{IndependentProvider.__qualname__}"

@@ -19,7 +19,7 @@ GROUP = "attn_conformance.implementations"
 """The entry-point group under which implementations are registered by name."""
 
 
-OWN = ("mutant", "twin", "control")
+OWN = ("mutant", "twin", "control", "defect")
 """What stands before the colon in the names of the suite's own implementations."""
 
 
@@ -43,7 +43,7 @@ def load(target: str) -> Any:
     """The object that a target names; TargetError if there is none.
 
     target: a registered name, `package.module:object`, `path/file.py:object`, or one of the suite's own:
-    `mutant:NAME`, `twin:NAME`, `control:NAME`.
+    `mutant:NAME`, `defect:NAME`, `twin:NAME` (of either) and `control:NAME`.
     """
     head, _, rest = target.partition(":")
     if head in OWN and rest:
@@ -62,14 +62,17 @@ def load(target: str) -> Any:
 
 
 def _own(kind: str, name: str) -> Any:
+    from attn_conformance.controls import controls
+    from attn_conformance.defects import defects
+    from attn_conformance.mutants import mutants
+
+    known: dict[str, Any] = {}
     if kind == "control":
-        from attn_conformance.controls import controls
-
-        known: dict[str, Any] = dict(controls())
-    else:
-        from attn_conformance.mutants import mutants
-
-        known = dict(mutants())
+        known |= controls()
+    if kind in ("mutant", "twin"):
+        known |= mutants()
+    if kind in ("defect", "twin"):
+        known |= defects()
     if name not in known:
         raise TargetError(f"there is no {kind} {name!r}; known are: {', '.join(known)}")
     return Claiming(known[name].twin if kind == "twin" else known[name].target, known[name].claims)

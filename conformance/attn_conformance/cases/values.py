@@ -40,6 +40,12 @@ def _large(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str) -
     return q * factor, k * factor, v
 
 
+def _tiny(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str) -> Triple:
+    """Everything is 1e-4 to 1e-2 of its usual size: float16 results are subnormal, weights alike but not equal."""
+    factor = 10 ** rng.uniform(-4, -2)
+    return q * factor, k * factor, v * factor
+
+
 def _heavy(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str) -> Triple:
     """Student's t with two degrees of freedom: a few entries dwarf the rest."""
     return (
@@ -193,6 +199,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, Array, Array, Array, str], Tr
     "normal": _normal,
     "large": _large,
     "heavy": _heavy,
+    "tiny": _tiny,
     "negative": _negative,
     "deep": _deep,
     "huge": _huge,

@@ -99,8 +99,9 @@ def the_cross_entry_wins(subject: ModuleSubject, case: ScriptCase) -> bool:
 
 def _several(scope: Scope) -> SearchStrategy[ScriptCase]:
     numbers = st.integers(0, 1)
-    in_turn = appended(cache=numbers)
-    options = [scripts(scope, steps=in_turn)]
+    options = [scripts(scope, steps=appended(cache=numbers))]
+    # Short steps, after which both caches often hold as many tokens.
+    options.append(scripts(scope, steps=appended(cache=numbers, length=st.integers(1, 2))))
     if scope.has("cross"):
         options.append(scripts(scope, steps=crossed(cache=numbers)))
     if scope.has("shared-cache"):

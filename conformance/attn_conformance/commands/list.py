@@ -30,7 +30,7 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
     console.print(
         "\nAnything else is judged by its path: attn-conformance run package.module:function, or "
         "path/to/file.py:function.\n"
-        "The suite's own wrong and right kernels and modules are mutant:NAME, twin:NAME and control:NAME.",
+        "The suite's own wrong and right kernels and modules are mutant:NAME, defect:NAME, twin:NAME and control:NAME.",
         markup=False,
     )
     return 0

@@ -108,7 +108,7 @@ def writable(options: argparse.Namespace) -> None:
             raise ValueError(f"--{option}: there is no folder {path.resolve().parent}")
         if path.is_dir():
             raise ValueError(f"--{option}: {path} is a folder")
-    if options.html is not None and find_spec("jinja2") is None:
+    if getattr(options, "html", None) is not None and find_spec("jinja2") is None:
         raise ValueError(f"--html: {MISSING}")
 
 

@@ -1,4 +1,4 @@
-"""`attn-conformance selftest kills`: the suite against wrong implementations and their right twins."""
+"""`attn-conformance selftest kills | alarms`; kills: the suite against wrong implementations and their right twins."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from attn_conformance.commands import alarms
 from attn_conformance.commands.run import writable
 from attn_conformance.files import put
 from attn_conformance.loading import TargetError
@@ -25,7 +26,9 @@ from attn_conformance.selftest.table import Line, line, lines, number, seconds
 
 
 def command(options: argparse.Namespace, console: Console, errors: Console) -> int:
-    """The exit status: 0 if every mutant is rejected by its requirement and every twin passes, else 1; 2 as of run."""
+    """The exit status. Of kills: 0 if every mutant is rejected by its requirement and every twin passes, else 1."""
+    if options.proof == "alarms":
+        return alarms.command(options, options.jobs or _cores(), console, errors)
     try:
         writable(options)
         with Progress("selftest kills", quiet=options.quiet, unit="tasks") as progress:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any, Literal
 
@@ -16,9 +17,9 @@ import numpy as np
 from attn_conformance.controls.inputs import Array, Inputs, prepare
 from attn_reference.claims import DTYPES, PLAIN_FEATURES, Arithmetic, Claims
 
-__all__ = ["Control", "Inputs", "Kind", "Rule", "control", "controls", "register"]
+__all__ = ["Control", "Inputs", "Kind", "Rule", "as_kernel", "control", "controls", "register"]
 
-AREAS = ("dense", "online", "precision", "interface", "modules", "module_caches")
+AREAS = ("dense", "online", "precision", "interface", "gradients", "modules", "module_caches")
 
 FEATURES = (PLAIN_FEATURES - {"gradients", "linear-memory"}) | {"gqa", "scale", "dv"}
 """What every kernel here can do."""
@@ -31,11 +32,14 @@ _registry: dict[str, Control] = {}
 
 @dataclass(frozen=True)
 class Control:
-    """A right kernel or module and what it claims; target: a function, or a class with the seed's interface."""
+    """A right kernel or module and what it claims.
+
+    target: a function, a class with the seed's interface, or an Implementation.
+    """
 
     name: str
     kind: Kind
-    target: Callable[..., Any]
+    target: Any
     claims: Claims
 
 
@@ -53,29 +57,39 @@ def control(
     """
 
     def decorate(rule: Rule) -> Rule:
-        def attention(
-            q: Array,
-            k: Array,
-            v: Array,
-            mask: Array | None = None,
-            is_causal: bool = False,
-            scale: float | None = None,
-        ) -> Any:
-            if before is not None:
-                before(q, k, v, mask, is_causal, scale)
-            with np.errstate(all="ignore"):
-                inputs = prepare(q, k, v, mask, is_causal, scale)
-                result = rule(inputs) if k.shape[2] else inputs.nothing(lse="lse" in features)
-                if isinstance(result, tuple):
-                    return result[0].astype(q.dtype), result[1]
-                return result.astype(q.dtype)
-
-        attention.__name__, attention.__doc__ = rule.__name__, rule.__doc__
+        target = as_kernel(rule, lse="lse" in features, before=before)
         claims = Claims(dtypes=dtypes, features=FEATURES | set(features), arithmetic=arithmetic)
-        register(Control(name, "kernel", attention, claims))
+        register(Control(name, "kernel", target, claims))
         return rule
 
     return decorate
+
+
+@cache
+def as_kernel(
+    rule: Rule, *, lse: bool = False, before: Callable[..., None] | None = None
+) -> Callable[..., Any]:
+    """The kernel of a rule: the same one whenever it is asked for. before: as in `control`."""
+
+    def attention(
+        q: Array,
+        k: Array,
+        v: Array,
+        mask: Array | None = None,
+        is_causal: bool = False,
+        scale: float | None = None,
+    ) -> Any:
+        if before is not None:
+            before(q, k, v, mask, is_causal, scale)
+        with np.errstate(all="ignore"):
+            inputs = prepare(q, k, v, mask, is_causal, scale)
+            result = rule(inputs) if k.shape[2] else inputs.nothing(lse=lse)
+            if isinstance(result, tuple):
+                return result[0].astype(q.dtype), result[1]
+            return result.astype(q.dtype)
+
+    attention.__name__, attention.__doc__ = rule.__name__, rule.__doc__
+    return attention
 
 
 def register(control: Control) -> None:

@@ -36,6 +36,14 @@ def eager(x: Inputs) -> Array:
     return np.asarray(x.stored(share(grown, total)) @ x.values)
 
 
+@control("eager-scaled-query", arithmetic="eager", dtypes=("float16", "bfloat16"))
+def eager_scaled_query(x: Inputs) -> Array:
+    """As `eager`, with the scale in q, which is held in the storage dtype too."""
+    scores = x.stored(x.stored(x.scale * x.q) @ x.keys.swapaxes(-1, -2))
+    grown, total = exponentials(x.hide(scores))
+    return np.asarray(x.stored(share(grown, total)) @ x.values)
+
+
 def to_tf32(x: Array) -> Array:
     """Each float32 rounded to a significand of 11 bits."""
     rounded = ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +17,14 @@ from attn_conformance.mutants import quiet
 Array = NDArray[Any]
 NEVER = -np.inf
 """The logit of a forbidden key."""
+
+LOWER: dict[str, Any] = {
+    "float64": np.float32,
+    "float32": np.float16,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+}
+"""A dtype too small to accumulate in, for each dtype of q."""
 
 
 @quiet

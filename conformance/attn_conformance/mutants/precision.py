@@ -9,6 +9,7 @@ import numpy as np
 
 from attn_conformance.mutants import mutant
 from attn_conformance.mutants.plain import (
+    LOWER,
     Array,
     attention,
     hide_future,
@@ -23,10 +24,6 @@ from attn_conformance.mutants.plain import (
 )
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-FLOAT16 = np.dtype(np.float16)
-
-LOWER = {"float64": np.dtype(np.float32), "float32": FLOAT16, "float16": FLOAT16, "bfloat16": BFLOAT16}
-"""A dtype too small to accumulate in, for each dtype of q."""
 
 
 @mutant(

@@ -4,6 +4,7 @@ from attn_conformance.strategies.kernels import CAUSAL, NO_MASK, NOT_CAUSAL, ORD
 from attn_conformance.strategies.masks import BROADCASTS, FULL, KEYWISE, PARTIAL, floating_kinds, kinds, masks
 from attn_conformance.strategies.modules import constructor_arguments, faulty, forward_cases
 from attn_conformance.strategies.scripts import appended, chunks, crossed, decoded, scripts
+from attn_conformance.strategies.upstream import with_dout
 
 __all__ = [
     "BROADCASTS",
@@ -26,4 +27,5 @@ __all__ = [
     "kinds",
     "masks",
     "scripts",
+    "with_dout",
 ]

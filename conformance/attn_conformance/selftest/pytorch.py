@@ -1,0 +1,52 @@
+"""Right kernels in PyTorch that are no controls: each departs from a requirement that is not about rounding.
+
+PyTorch's own two, of which the flash kernel hides NaN (NUM-4); and weights as exp(score - lse), which leave the hull of
+the values at scores beyond 1e6, where lse no longer holds the logarithm of the sum (NUM-2).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from attn_conformance.mutants.differentiable import hidden, widen
+
+
+def joined(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor | None:
+    """The mask and the causal rule in one, (T, S) or as the mask is: boolean, or what is added; None without either."""
+    if not is_causal:
+        return mask
+    T, S = q.shape[2], k.shape[2]
+    triangle = torch.ones(T, S, dtype=torch.bool).tril(S - T)
+    if mask is None:
+        return triangle
+    return mask & triangle if mask.dtype == torch.bool else mask.masked_fill(~triangle, -math.inf)
+
+
+def math_kernel(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False
+) -> Tensor:
+    """PyTorch's scaled_dot_product_attention in separate operations."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return scaled_dot_product_attention(q, k, v, attn_mask=joined(q, k, mask, is_causal))
+
+
+def flash_kernel(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False
+) -> Tensor:
+    """PyTorch's flash kernel."""
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        return scaled_dot_product_attention(q, k, v, attn_mask=joined(q, k, mask, is_causal))
+
+
+def lse_form(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """Weights are exp(score - lse), as every flash kernel's backward pass recomputes them."""
+    scores = hidden(widen(q) @ widen(k).mT / math.sqrt(q.shape[3]), mask, is_causal)
+    lse = torch.logsumexp(scores, -1, keepdim=True)
+    weights = torch.exp(scores - lse.masked_fill(lse == -math.inf, 0))
+    out: Tensor = (weights @ widen(v)).to(q.dtype)
+    return out
