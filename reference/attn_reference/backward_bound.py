@@ -112,9 +112,9 @@ def sum_errors(
 
 
 def least(error: Error, r: Roundings, seen: Array, lost: Array) -> Array:
-    """The smaller of worst and probable; 0 where no pair is seen, inf where one of them is lost."""
+    """The smaller of worst and probable; inf where a pair is lost, 0 where none is seen."""
     bound = np.minimum(error.worst, error.probable) + r.eta_0
-    return np.where(seen > 0, np.where(lost > 0, np.inf, bound), 0.0)
+    return np.where(lost > 0, np.inf, np.where(seen > 0, bound, 0.0))
 
 
 def over_keys(e: PairErrors, y: Array) -> Error:

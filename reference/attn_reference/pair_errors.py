@@ -87,7 +87,7 @@ class Granted:
 
 @dataclass(frozen=True)
 class PairErrors:
-    """What may go wrong at each pair, (B, H, T, S), 0 at hidden keys.
+    """What may go wrong at each pair, (B, H, T, S), 0 at hidden keys unless they are lost.
 
     p_stored, relative to p, and ds_stored: the largest that roundings to storage add. p_random, relative, and
     ds_random: several standard sizes of these. p_flushed and ds_flushed: what flushing tiny numbers may cost. lost:
@@ -136,8 +136,8 @@ def pair_errors(
     overflow = size.largest_terms + size.d_terms > largest("float64" if dtype == "float64" else "float32")
     if r.up:
         overflow = overflow | (size.ds + worst.ds + size.p * worst.D > largest(dtype))
-    if r.us:
-        overflow = overflow | (size.largest_terms + size.D > largest(dtype))
+    # Where dp is stored, one that overflows makes NaN of D, and so of its whole row, hidden keys included.
+    nan = bool(r.us) & (size.largest_terms + size.D > largest(dtype))
     random = 2 * CHANCE**2 * (r.up**2 + r.us**2) + (ROUNDING * r.eps_exp) ** 2
     return PairErrors(
         sizes=size,
@@ -152,7 +152,7 @@ def pair_errors(
         p_flushed=2 * r.eta_p * visible,
         # Of p, which multiplies dp - D, and of dp, D, their difference and ds.
         ds_flushed=np.where(visible, r.eta_p * (size.terms + size.d_terms + 4), 0.0),
-        lost=visible & (overflow | (largest_visible(problem, delta) >= CERTAIN)),
+        lost=visible & (overflow | (largest_visible(problem, delta) >= CERTAIN)) | nan,
     )
 
 

@@ -243,6 +243,20 @@ def test_what_is_hidden_does_not_widen_the_bound_and_gets_none(dtype, poison):
         np.testing.assert_array_equal(after["v"][:, :, 4:], 0)
 
 
+def test_where_dp_is_stored_one_that_overflows_frees_its_row_hidden_or_not():
+    rng = np.random.default_rng(0)
+    q, k, v, do = (rng.standard_normal((1, 1, 3, 4)) for _ in range(4))
+    mask = np.where(np.eye(3, k=1, dtype=bool), -np.inf, rng.standard_normal((1, 1, 3, 3)))
+    do[:, :, 0], v[:, :, 1] = 300, 300  # query 0 does not see key 1
+    problem = lower(q, k, v, mask)
+    for arithmetic, free in (("fused", 0), ("eager", 1)):
+        bounds = backward_bound(problem, solve_backward(problem, do), "float16", arithmetic)
+        assert np.isinf(bounds["q"]).all(-1).sum() == free
+        assert np.isinf(bounds["bias"]).sum() == 3 * free
+        assert np.isinf(bounds["k"]).all() == (free == 1)
+        assert np.isfinite(bounds["bias"][0, 0, 1:]).all()
+
+
 def test_nan_rows_have_no_bound_and_leave_the_others_theirs():
     rng = np.random.default_rng(0)
     q, k, v, do = (rng.standard_normal((1, 1, 5, 3)) for _ in range(4))
