@@ -72,7 +72,7 @@ def of_forward(call: Forward) -> list[str]:
     return ["x", *([] if call.xa is None else ["xa"]), *call.params]
 
 
-@check("GRAD-1", cases=_forward_calls, kinds=MODULE, at_most=SOME)
+@check("GRAD-1", cases=_forward_calls, kinds=MODULE, at_most=FEW)
 def gradients_of_forward_equal_the_closed_form(subject: ModuleSubject, case: ForwardCase) -> bool:
     """The gradients of x, xa and every parameter equal the closed form."""
     call, dout = build_forward(case), build_upstream(case)
@@ -245,6 +245,7 @@ def _broadcast_biases(scope: Scope) -> SearchStrategy[Mask]:
     "GRAD-4",
     cases=lambda s: with_dout(kernel_cases(s, mask=_broadcast_biases(s)), families=NUMBERS),
     windows=WINDOWS,
+    at_most=SOME,
 )
 def floating_masks_get_their_gradient(subject: Subject, case: KernelCase) -> bool:
     """The gradient of a floating mask is that of the scores, summed over the axes along which it is broadcast."""
@@ -279,6 +280,7 @@ STRIDES = tuple(layout for layout in upstream.LAYOUTS if layout != "contiguous")
         kernel_cases(s, queries=sizes.short_lengths), families=("normal", "ones"), layouts=STRIDES
     ),
     windows=WINDOWS,
+    at_most=SOME,
 )
 def strides_of_output_gradients_do_not_matter(subject: Subject, case: KernelCase) -> bool:
     """Output gradients that are views, or expanded, give what their contiguous copies give, and stay what they are."""
