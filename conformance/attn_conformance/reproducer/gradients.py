@@ -310,6 +310,7 @@ class _Writer:
                 'parts = ("query", "key", "value", "out")',
                 f'kinds = {{"weight": ({size}, {size}), "bias": ({size},)}}',
                 f'zeros = {{f"{{p}}.{{kind}}": {zero} for p in parts for kind, shape in kinds.items()}}',
+                *([] if getattr(self.subject, "key_bias", False) else ['del zeros["key.bias"]']),
                 f"module = target.build({size}, {self.heads}, {self.causal}, zeros)",
             ]
         kind = next(iter((self.params or self.arrays).values())).dtype.name
