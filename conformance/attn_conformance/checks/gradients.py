@@ -98,8 +98,8 @@ def of_forward(call: Forward) -> list[str]:
 def gradients_of_forward_equal_the_closed_form(subject: ModuleSubject, case: ForwardCase) -> bool:
     """The gradients of x, xa and every parameter equal the closed form."""
     call, dout = build_forward(case), build_upstream(case)
-    asked, got = forward_gradients(subject, call, dout, of_forward(call))
     with of_right_results(subject, call):
+        asked, got = forward_gradients(subject, call, dout, of_forward(call))
         within(got, asked)
     other = replace(call, mask=None) if call.mask is not None else _without_a_weight(call, case.seed)
     return departs(asked, subject.answer_forward_gradients(other, dout, asked))
@@ -144,9 +144,8 @@ def gradients_equal_the_closed_form(subject: Subject, case: KernelCase) -> bool:
     """The gradients of q, k and v equal the closed form, with and without mask and causal."""
     call, dout = build(case), build_upstream(case)
     asked = subject.answer_gradients(call, dout, HEADS)
-    got = subject.gradients(subject.differentiated(call, HEADS), dout).gradients
     with of_right_results(subject, call):
-        within(got, asked)
+        within(subject.gradients(subject.differentiated(call, HEADS), dout).gradients, asked)
     problem = subject.lower(call)
     if case.kv_heads != case.heads:
         return departs(asked, _of_the_last_heads(subject, call, dout))
@@ -180,9 +179,8 @@ def later_calls_leave_gradients_alone(subject: Subject, case: KernelCase) -> boo
     def between() -> None:
         subject.run(replace(other, grad="on"))
 
-    got = subject.gradients(subject.differentiated(call, HEADS), dout, between).gradients
     with of_right_results(subject, call):
-        within(got, asked)
+        within(subject.gradients(subject.differentiated(call, HEADS), dout, between).gradients, asked)
     return departs(asked, subject.answer_gradients(other, dout, HEADS))
 
 
@@ -279,9 +277,8 @@ def floating_masks_get_their_gradient(subject: Subject, case: KernelCase) -> boo
     """The gradient of a floating mask is that of the scores, summed over the axes along which it is broadcast."""
     call, dout, of = build(case), build_upstream(case), of_kernel(case.seed)
     asked = subject.answer_gradients(call, dout, ("mask",))
-    got = subject.gradients(subject.differentiated(call, of), dout).gradients
     with of_right_results(subject, call):
-        within(got, asked)
+        within(subject.gradients(subject.differentiated(call, of), dout).gradients, asked)
     return departs(asked, {"mask": 0 * asked["mask"].value})
 
 
@@ -294,7 +291,7 @@ def floating_masks_get_their_gradient(subject: Subject, case: KernelCase) -> boo
 def floating_masks_of_forward_get_their_gradient(subject: ModuleSubject, case: ForwardCase) -> bool:
     """Through forward, too, a floating mask that requires a gradient receives it."""
     call, dout = build_forward(case), build_upstream(case)
-    asked, got = forward_gradients(subject, call, dout, ("mask",))
     with of_right_results(subject, call):
+        asked, got = forward_gradients(subject, call, dout, ("mask",))
         within(got, asked)
     return departs(asked, {"mask": 0 * asked["mask"].value})
