@@ -20,6 +20,7 @@ from attn_reference import (
     limit,
     solve_backward,
     solve_forward_backward,
+    unit_roundoff,
 )
 from attn_reference.claims import Arithmetic
 
@@ -78,6 +79,9 @@ def ask_gradients(
         value, low, spread = (
             _four(part) for part in (backward.gradients[name], backward.low[name], spreads[name])
         )
+        if of == "mask" and unit_roundoff(kind) > unit_roundoff(dtype):
+            core = backward.core if isinstance(backward, ForwardBackward) else backward
+            spread = spread + _summed_in(kind, core.ds, value.shape)
         most = _limit(value, spread, dtype, kind)
         answer = Answer(value, low, most, np.arange(value.shape[2]), problem, dtype, arithmetic)
         found[of] = Gradient(of, answer, array.shape, kind, dout)
@@ -86,6 +90,19 @@ def ask_gradients(
 
 def _four(array: Array) -> Array:
     return array.reshape((1,) * (4 - array.ndim) + array.shape)
+
+
+def _summed_in(kind: str, ds: Array, shape: tuple[int, ...]) -> Array:
+    """How far the gradients of scores may stray that are summed in a mask's own, coarser dtype.
+
+    Each is rounded to it first, and n roundings of sums that are as large as all of them add up like a random walk.
+    """
+    size, n = np.abs(ds), 1
+    for axis, length in enumerate(shape):
+        if length == 1:
+            n *= size.shape[axis]
+            size = size.sum(axis, keepdims=True)
+    return np.asarray(unit_roundoff(kind) * (1 + np.sqrt(n)) * size)
 
 
 @np.errstate(all="ignore")
