@@ -18,6 +18,10 @@ WIDEST_VECTOR = 64
 # Query rows per call where the queries are cut into strips: the fastest of 64 to 512 on CPU.
 STRIP = 256
 
+# The kernel on CPU adds the gradients of k and v up in the dtype of k and v, block by block of queries: in these
+# dtypes the small shares of many blocks are rounded away. Where gradients are asked for, float32 takes their place.
+HALF = (torch.float16, torch.bfloat16)
+
 # The largest that the flash kernel on CUDA takes.
 FLASH_HEAD_SIZE = 256
 
@@ -101,6 +105,10 @@ def _call(
     q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
     """scaled_dot_product_attention by any kernel that is allowed but cuDNN's."""
+    if q.device.type == "cpu" and q.dtype in HALF and _differentiated(q, k, v, mask):
+        q32, k32, v32 = q.float(), k.float(), v.float()
+        mask32 = mask.float() if mask is not None and mask.is_floating_point() else mask
+        return _call(q32, k32, v32, scale, mask32, is_causal).to(q.dtype)
     options: dict[str, Any] = {
         "attn_mask": mask,
         "is_causal": is_causal,
@@ -119,6 +127,11 @@ def _call(
             return scaled_dot_product_attention(q, k, v, **options)
         finally:
             enable_cudnn_sdp(allowed)
+
+
+def _differentiated(*tensors: Tensor | None) -> bool:
+    """Whether a backward pass may follow."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
 def _lower_right(T: int, S: int, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from attn_flash import attention, kernel  # noqa: E402  torch may be absent
-from attn_reference import bound, limit, lower, solve  # noqa: E402
+from attn_reference import backward_bound, bound, limit, lower, solve, solve_backward  # noqa: E402
 
 DTYPES = {
     str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -287,6 +287,21 @@ def test_gradients(name):
         assert torch.autograd.gradcheck(
             lambda q, k, v, m: attention(q, k, v, m.masked_fill(hidden, -inf), **options), [*leaves, moved]
         )
+
+
+@every_dtype
+@every_device
+def test_gradients_of_keys_add_up_over_many_queries(dtype, device):
+    leaves = [x.to(device).requires_grad_() for x in inputs(T=2048, S=33, dtype=dtype)]
+    gradient = torch.ones(2, 4, 2048, 8).to(device, dtype)
+    attention(*leaves).backward(gradient)
+    name = str(dtype).removeprefix("torch.")
+    problem = lower(*map(as_array, leaves))
+    backward = solve_backward(problem, as_array(gradient), extended=dtype == torch.float64)
+    bounds = backward_bound(problem, backward, name)
+    for leaf, of in zip(leaves, "qkv", strict=True):
+        exact = backward.gradients[of]
+        assert np.all(np.abs(as_array(leaf.grad) - exact) <= limit(exact, bounds[of], name))
 
 
 @every_dtype
