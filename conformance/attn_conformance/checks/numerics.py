@@ -17,12 +17,24 @@ from attn_conformance.checks.equality import even_weights
 from attn_conformance.judge import Evidence, Failed, NotAsked, compare
 from attn_conformance.registry import check
 from attn_conformance.scope import Scope
-from attn_conformance.strategies import CAUSAL, kernel_cases, kinds, masks, sizes
+from attn_conformance.strategies import (
+    CAUSAL,
+    counted_keys,
+    direct,
+    kernel_cases,
+    kinds,
+    masks,
+    sizes,
+    weighted,
+)
 from attn_conformance.subject import Subject
 from attn_reference import solve
 
 LONG = (1024, 2047, 4096, 8192, 16385, 32768)
 """Lengths at which kernels split the keys and low-precision accumulators lose digits."""
+
+COUNTED = (1025, 4096, 16385, 32768, 32768, 32768)
+"""Lengths at which each key is counted; one that is lost from some length on is nearly always lost at the last."""
 
 RARE = ("huge", "negative", "deep", "uneven-batch", "uneven-heads")
 """Families that belong to NUM-2, NUM-3, MASK-6, PURE-3 and PURE-4."""
@@ -41,10 +53,8 @@ def _everything(scope: Scope) -> SearchStrategy[KernelCase]:
     )
     if not scope.has("cross"):
         return st.one_of(common, wide)
-    # Projections that select would take longer than the attention itself at such lengths.
-    direct = replace(scope, windows=scope.windows[:1] if scope.windows[:1] != ("self",) else scope.windows)
     long = kernel_cases(
-        direct,
+        direct(scope),
         batch=sizes.one(1),
         heads=sizes.one(1),
         queries=st.integers(2, 8),
@@ -54,14 +64,15 @@ def _everything(scope: Scope) -> SearchStrategy[KernelCase]:
     )
     # Even weights over many keys: a count or sum in float16 sticks at 2048.
     even = kernel_cases(
-        direct,
+        direct(scope),
         batch=sizes.one(1),
         heads=sizes.one(2),
         queries=st.integers(2, 4),
         keys=st.sampled_from((2048, 2049, 3000, 4097)),
         families=("even",),
     )
-    return st.one_of(*[common] * 5, *[wide] * 4, long, *[even] * 2)
+    counted = counted_keys(scope, COUNTED, queries=16)  # 32 keys for each element at most
+    return weighted((7, common), (6, wide), (3, long), (3, even), (2, counted))
 
 
 @check("NUM-1", cases=_everything)
