@@ -793,7 +793,7 @@ def faults(target: Any, claims: Claims, plays: list[Script]) -> list[str]:
 # --------------------------------------------------------------------------------- tests
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", [name for name, m in MUTANTS.items() if m.requirement != "NUM-5"])
 def test_the_mutant_is_wrong_where_it_says_so(name: str) -> None:
     mutant = MUTANTS[name]
     for dtype in mutant.claims.dtypes:

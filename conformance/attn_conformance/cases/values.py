@@ -167,6 +167,27 @@ def _probe(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str) -
     return q, k, np.broadcast_to(digit.astype(np.float64) + 1, v.shape).copy()
 
 
+def _counted(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str) -> Triple:
+    """Each key counts 1 in one element of the output and 0 in all others: one lost, doubled or moved key is seen.
+
+    Query i looks at the keys of its own group, which weigh the same; of these, key head n and channel c have their
+    share. An element counts S / (T Hkv Dv) keys: of up to about 50, a single one is more than bfloat16's bound.
+    """
+    (T, D), (_, Hkv, S, Dv) = q.shape[2:], v.shape
+    groups = max(min(T, D), 1)
+    # At random: a key taken for one that is some power of two away is hardly ever one of the same element.
+    element = rng.permutation(S) % (groups * Hkv * Dv)
+    group, head, channel = element % groups, element // groups % Hkv, element // (groups * Hkv)
+    edge = np.arange(max(S - T + 1, 0), S)
+    group[edge] = (edge - (S - T + 1)) % groups  # of the last query from which causality hides it
+    q, k, v = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
+    # Keys of other groups weigh e^-32; e^-18 inside modules, whose heads are three times as wide.
+    q[:, :, np.arange(T), np.arange(T) % groups] = 32 * np.sqrt(D)
+    k[:, :, np.arange(S), group] = 1
+    v[:, head, np.arange(S), channel] = 1
+    return q, k, v
+
+
 def _zero_keys(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str) -> Triple:
     """Some keys are exactly zero and are keys all the same."""
     k = k.copy()
@@ -213,6 +234,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, Array, Array, Array, str], Tr
     "heavy-values": _heavy_values,
     "dominant": _dominant,
     "probe": _probe,
+    "counted": _counted,
     "zero-keys": _zero_keys,
     "uneven-batch": _uneven_batch,
     "uneven-heads": _uneven_heads,

@@ -12,7 +12,16 @@ from attn_conformance.cases import Call, KernelCase, build
 from attn_conformance.judge import Evidence, Failed, ask, compare, moves
 from attn_conformance.registry import FEW, MODULE, SOME, check
 from attn_conformance.scope import Scope
-from attn_conformance.strategies import CAUSAL, kernel_cases, kinds, masks, sizes
+from attn_conformance.strategies import (
+    CAUSAL,
+    LONG_AND_CHEAP,
+    counted_keys,
+    kernel_cases,
+    kinds,
+    masks,
+    sizes,
+    weighted,
+)
 from attn_conformance.subject import Raised, Subject
 from attn_reference import lower
 
@@ -47,11 +56,13 @@ def causal_equals_the_triangle(subject: Subject, case: KernelCase) -> bool:
     return expect.reference(subject, call, without=uncaused(call))
 
 
-@check(
-    "CAUSAL-3",
-    cases=lambda scope: kernel_cases(scope, more_keys=True, causal=CAUSAL),
-    windows=("kernel", "qkv", "cached"),
-)
+def _more_keys(scope: Scope) -> st.SearchStrategy[KernelCase]:
+    usual = kernel_cases(scope, more_keys=True, causal=CAUSAL)
+    long = counted_keys(scope, LONG_AND_CHEAP, more_keys=True, causal=CAUSAL)
+    return weighted((24, usual), (1, long))
+
+
+@check("CAUSAL-3", cases=_more_keys, windows=("kernel", "qkv", "cached"))
 def the_triangle_is_anchored_bottom_right(subject: Subject, case: KernelCase) -> bool:
     """With T < S, key j is visible to query i iff j <= i + (S - T)."""
     call = build(case)

@@ -17,13 +17,16 @@ from attn_conformance.scope import Scope
 from attn_conformance.strategies import (
     BROADCASTS,
     KEYWISE,
+    LONG_AND_CHEAP,
     PARTIAL,
+    counted_keys,
     faulty,
     floating_kinds,
     kernel_cases,
     kinds,
     masks,
     sizes,
+    weighted,
 )
 from attn_conformance.subject import Raised, Subject
 
@@ -33,7 +36,15 @@ def unmasked(call: Call) -> Call:
     return replace(call, mask=None)
 
 
-@check("MASK-1", cases=lambda scope: kernel_cases(scope, mask=masks(dtypes=("bool",))))
+def _hiding(scope: Scope) -> SearchStrategy[KernelCase]:
+    usual = kernel_cases(scope, mask=masks(dtypes=("bool",)))
+    if not scope.has("cross"):
+        return usual
+    long = masks(dtypes=("bool",), structures=("random", "padding-right", "padding-left"))
+    return weighted((24, usual), (1, counted_keys(scope, LONG_AND_CHEAP, mask=long)))
+
+
+@check("MASK-1", cases=_hiding)
 def true_may_attend(subject: Subject, case: KernelCase) -> bool:
     """In a boolean mask True means that the query may attend to the key."""
     call = build(case)

@@ -38,6 +38,7 @@ AREAS = (
     "state",
     "layout",
     "sizes",
+    "lengths",
     "errors",
     "gradients",
     "modules.construction",

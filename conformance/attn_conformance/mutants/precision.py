@@ -7,7 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from attn_conformance.mutants import mutant
+from attn_conformance.mutants import mutant, quiet
 from attn_conformance.mutants.plain import (
     LOWER,
     Array,
@@ -16,6 +16,7 @@ from attn_conformance.mutants.plain import (
     is_bool,
     masked,
     product,
+    row_peak,
     scores,
     seen_logits,
     softmax,
@@ -147,7 +148,88 @@ def output_cast_truncates(
     q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
 ) -> Array:
     """The result is cut to the low dtype, not rounded: up to a whole last place off, always towards 0."""
-    exact = product(softmax(seen_logits(q, k, mask, is_causal)), v, np.float32)
-    rounded = exact.astype(q.dtype)
-    towards_zero = np.nextafter(rounded, np.zeros((), q.dtype))
-    return np.where(np.abs(widen(rounded)) > np.abs(exact), towards_zero, rounded)
+    return cut(product(softmax(seen_logits(q, k, mask, is_causal)), v, np.float32), q.dtype)
+
+
+def cut(x: Array, dtype: Any) -> Array:
+    """X in a shorter dtype, not rounded to nearest but towards 0."""
+    rounded = x.astype(dtype)
+    beyond = np.abs(widen(rounded)) > np.abs(x)
+    return np.where(beyond, np.nextafter(rounded, np.zeros((), dtype)), rounded)
+
+
+# --- systematic bias, which no single element shows
+
+
+@quiet
+def rounded_weights(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None = None,
+    is_causal: bool = False,
+    *,
+    round_weights: Any = np.ndarray.astype,
+    reciprocal: Any = np.reciprocal,
+) -> Array:
+    """Right: weights are rounded to the dtype of q before they meet the values, as flash kernels do it.
+
+    round_weights: a function of weights and a dtype. reciprocal: of their sum. All but the defaults are lies.
+    """
+    logits = seen_logits(q, k, mask, is_causal)
+    grown = np.exp(logits - row_peak(logits))
+    total = grown.sum(-1, keepdims=True)
+    mixed = widen(round_weights(grown, q.dtype)) @ spread(widen(v), q.shape[1])
+    return np.asarray(mixed * np.where(total == 0, 0, reciprocal(total))).astype(q.dtype)
+
+
+@mutant(
+    "weights-cast-truncates",
+    requirement="NUM-5",
+    bug_class="PREC",
+    seen_in=(
+        "https://github.com/ROCm/flash-attention/pull/78",
+        "https://github.com/PaddlePaddle/Paddle/pull/68689",
+    ),
+    twin=rounded_weights,
+    dtypes=("float16", "bfloat16"),
+)
+def weights_cast_truncates(
+    q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
+) -> Array:
+    """Weights are cut to the low dtype, their sum is that of the exact ones: outputs come out 0.2 % too small."""
+    return rounded_weights(q, k, v, mask, is_causal, round_weights=cut)
+
+
+@mutant(
+    "reciprocal-of-eleven-bits",
+    requirement="NUM-5",
+    bug_class="PREC",
+    seen_in=(
+        "https://github.com/tenstorrent/tt-llk/issues/1406",
+        "https://github.com/tenstorrent/tt-llk/pull/1131",
+    ),
+    twin=rounded_weights,
+    dtypes=("bfloat16",),
+)
+def reciprocal_of_eleven_bits(
+    q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
+) -> Array:
+    """The sum of the weights is inverted to 11 bits, cut, without a Newton step: outputs come out 0.04 % too small."""
+    return rounded_weights(q, k, v, mask, is_causal, reciprocal=lambda x: widen(cut(1 / x, np.float16)))
+
+
+@mutant(
+    "scale-held-in-bfloat16",
+    requirement="NUM-5",
+    bug_class="SCALE",
+    seen_in=("https://github.com/tenstorrent/tt-metal/pull/53217",),
+    twin=attention,
+    dtypes=("bfloat16",),
+)
+def scale_held_in_bfloat16(
+    q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
+) -> Array:
+    """1/sqrt(D) is rounded to bfloat16: for D = 7 scores come out 0.25 % too large, for D = 64 they are right."""
+    scale = float(np.array(q.shape[3] ** -0.5).astype(q.dtype))
+    return product(softmax(hide_future(masked(scores(q, k, scale), mask), is_causal)), v, q.dtype)

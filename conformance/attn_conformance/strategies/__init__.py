@@ -1,16 +1,27 @@
 """Strategies: what each check may draw. Plain functions, keyword-only, the simplest value first."""
 
-from attn_conformance.strategies.kernels import CAUSAL, NO_MASK, NOT_CAUSAL, ORDINARY, kernel_cases
+from attn_conformance.strategies.kernels import (
+    CAUSAL,
+    LONG_AND_CHEAP,
+    NO_MASK,
+    NOT_CAUSAL,
+    ORDINARY,
+    counted_keys,
+    direct,
+    kernel_cases,
+)
 from attn_conformance.strategies.masks import BROADCASTS, FULL, KEYWISE, PARTIAL, floating_kinds, kinds, masks
 from attn_conformance.strategies.modules import constructor_arguments, faulty, forward_cases
 from attn_conformance.strategies.scripts import appended, chunks, crossed, decoded, scripts
 from attn_conformance.strategies.upstream import with_dout
+from attn_conformance.strategies.weights import weighted
 
 __all__ = [
     "BROADCASTS",
     "CAUSAL",
     "FULL",
     "KEYWISE",
+    "LONG_AND_CHEAP",
     "NOT_CAUSAL",
     "NO_MASK",
     "ORDINARY",
@@ -18,8 +29,10 @@ __all__ = [
     "appended",
     "chunks",
     "constructor_arguments",
+    "counted_keys",
     "crossed",
     "decoded",
+    "direct",
     "faulty",
     "floating_kinds",
     "forward_cases",
@@ -28,4 +41,5 @@ __all__ = [
     "masks",
     "scripts",
     "with_dout",
+    "weighted",
 ]

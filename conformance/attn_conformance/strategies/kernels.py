@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
@@ -21,6 +24,10 @@ CARRIED = ("self", "cross", "cached")
 
 WIDEST = 144
 """Largest n_state of such weights: beyond it a call spends its time on projections that select."""
+
+
+LONG_AND_CHEAP = (1025, 4097, 8193)
+"""Numbers of keys beyond tiles and splits, with 8 queries more than 2^16 elements of a mask: a tenth of a second."""
 
 
 def _fitting(windows: tuple[str, ...], causal: bool, square: bool, more_keys: bool) -> tuple[str, ...]:
@@ -92,6 +99,31 @@ def kernel_cases(
         window=window,
         fault=draw(fault, label="fault"),
         seed=draw(sizes.seeds, label="seed"),
+    )
+
+
+def direct(scope: Scope) -> Scope:
+    """The scope with the shortest way to the attention: projections that select would take longer at great lengths."""
+    return replace(scope, windows=scope.windows[:1] if scope.windows[:1] != ("self",) else scope.windows)
+
+
+def counted_keys(
+    scope: Scope, lengths: tuple[int, ...], *, queries: int = 8, **given: Any
+) -> SearchStrategy[KernelCase]:
+    """Cases in which every single key shows; one head of 64 channels, of which each counts up to S / T / 64 keys.
+
+    Without float64 where something else is claimed: the oracle takes seconds, and which keys count is the same.
+    """
+    dtypes = tuple(dtype for dtype in scope.claims.dtypes if dtype != "float64") or scope.claims.dtypes
+    return kernel_cases(
+        direct(replace(scope, claims=replace(scope.claims, dtypes=dtypes))),
+        batch=sizes.one(1),
+        heads=sizes.one(1),
+        queries=sizes.one(queries),
+        keys=st.sampled_from(lengths),
+        head_size=sizes.one(64),
+        families=("counted",),
+        **given,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from attn_conformance.mutants import Mutant, register
 from attn_conformance.mutants.modules.plain import Cache, Pair, Plain, Projection
 from attn_conformance.mutants.plain import Array
-from attn_reference.claims import MODULE_FEATURES, Claims
+from attn_reference.claims import DTYPES, MODULE_FEATURES, Claims
 
 __all__ = [
     "Array",
@@ -51,6 +51,7 @@ def module_mutant(
     twin: type[Plain] = Plain,
     features: tuple[str, ...] = (),
     without: tuple[str, ...] = (),
+    dtypes: tuple[str, ...] = DTYPES,
     also_fails: Mapping[str, str] | None = None,
 ) -> Callable[[M], M]:
     """Register a wrong module. features, without: what it claims beyond FEATURES, or does not claim of them."""
@@ -65,7 +66,7 @@ def module_mutant(
                 requirement=requirement,
                 bug_class=bug_class,
                 seen_in=seen_in,
-                claims=Claims(features=(FEATURES | set(features)) - set(without)),
+                claims=Claims(dtypes=dtypes, features=(FEATURES | set(features)) - set(without)),
                 also_fails=dict(also_fails or {}),
             )
         )

@@ -139,6 +139,31 @@ class NanBecomesZeroInTheModule(Plain):
         return nan.nan_becomes_zero(q, k, v, mask, self.causal)
 
 
+# --- systematic bias
+
+
+class RoundedWeights(Plain):
+    """Right: weights are rounded to the dtype of x before they meet the values."""
+
+    def core(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+        return precision.rounded_weights(q, k, v, mask, self.causal)
+
+
+@module_mutant(
+    "reciprocal-of-eleven-bits-in-the-module",
+    requirement="NUM-5",
+    bug_class="PREC",
+    seen_in=("https://github.com/tenstorrent/tt-llk/issues/1406",),
+    twin=RoundedWeights,
+    dtypes=("bfloat16",),
+)
+class ReciprocalOfElevenBitsInTheModule(RoundedWeights):
+    """The sum of the weights is inverted to 11 bits, cut, without a Newton step: outputs come out 0.04 % too small."""
+
+    def core(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+        return precision.reciprocal_of_eleven_bits(q, k, v, mask, self.causal)
+
+
 # --- memory
 
 
