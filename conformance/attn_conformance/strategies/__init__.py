@@ -40,6 +40,6 @@ __all__ = [
     "kinds",
     "masks",
     "scripts",
-    "with_dout",
     "weighted",
+    "with_dout",
 ]
