@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from attn_conformance.borders import BORDERS, NumpyBorder, TorchBorder
+from attn_conformance.borders import BORDERS, NumpyBorder, TorchBorder, candidates
 from attn_conformance.cases import (
     ForwardCase,
     KernelCase,
@@ -18,11 +18,13 @@ from attn_conformance.cases import (
     upstream,
 )
 from attn_conformance.cases.values import STORAGE
-from attn_conformance.conventions import FLASH_ATTN, KERNEL
+from attn_conformance.conventions import ADAPTER, FLASH_ATTN, KERNEL
 from attn_conformance.gradients import ask_gradients, within
 from attn_conformance.judge import Failed
 from attn_conformance.kernel_subject import KernelSubject
-from attn_conformance.mutants.differentiable import Differentiable
+from attn_conformance.module_subject import ModuleSubject
+from attn_conformance.mutants.differentiable import Differentiable, TwiceDifferentiable
+from attn_conformance.mutants.modules.differentiable import DifferentiableModule
 from attn_conformance.runner import run
 from attn_conformance.second_gradients import ask_second_gradients
 from attn_conformance.targets import subject
@@ -253,8 +255,6 @@ def test_second_gradients_are_those_of_central_differences(name):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", SECOND)
 def test_autograd_stays_within_a_fraction_of_what_is_allowed_for_second_gradients(name, dtype):
-    from attn_conformance.mutants.differentiable import TwiceDifferentiable
-
     drawn = case(dtype=dtype, **SECOND[name])
     call, dout = build(drawn), build_upstream(drawn)
     along = {n: a.astype(STORAGE[dtype]) for n, a in directions_for(call).items()}
@@ -274,30 +274,13 @@ def failing(function, requirement, **options):
     return run(kernel(function), only=(requirement,), **options).rows[requirement].message
 
 
-def test_a_result_of_another_shape_is_told_as_such():
-    told = failing(
-        lambda q, k, v, mask=None, is_causal=False: Differentiable()(q, k, v, mask, is_causal)[:1], "GRAD-2"
-    )
-    assert told.startswith("returned shape (1, ")
-
-
 def test_gradients_in_another_dtype_are_told_as_such():
-    class Adapter:
-        border, claims = "torch", Claims(dtypes=("float32",), features=frozenset({"gradients"}))
-
-        def build(self, n_state, n_head, causal, params):
-            return None
-
-        def forward(self, handle, x, xa=None, mask=None):
-            return x
-
+    class Widening(DifferentiableModule):
         def gradients(self, handle, call, dout):
             return {"x": dout.double()}
 
-    from attn_conformance.conventions import ADAPTER
-    from attn_conformance.module_subject import ModuleSubject
-
-    found = ModuleSubject("a target", Adapter(), ADAPTER, TorchBorder(), Adapter.claims)
+    claims = replace(Widening.claims, dtypes=("float32",))
+    found = ModuleSubject("a target", Widening(), ADAPTER, TorchBorder(), claims)
     row = run(found, only=("GRAD-1",), effort="smoke").rows["GRAD-1"]
     assert row.message == "the gradient of x has dtype float64, its input has float32"
 
@@ -310,3 +293,40 @@ def test_a_backward_pass_that_raises_is_told_as_such():
         return out
 
     assert failing(attention, "GRAD-2").startswith("raised AttributeError: ")
+
+
+def test_a_gradient_of_a_wrong_result_is_left_to_what_judges_the_result():
+    def without_masks(q, k, v, mask=None, is_causal=False):
+        return RIGHT(q, k, v, None, is_causal)
+
+    rows = run(kernel(without_masks), only=("GRAD",), effort="smoke").rows
+    assert {rows[f"GRAD-{n}"].status for n in (2, 5, 6)} == {"passed"}
+    unasked = "nothing to ask: the results are wrong, which other requirements judge"
+    assert rows["GRAD-3"].message == rows["GRAD-4"].message == unasked
+
+
+def test_a_call_that_raises_is_left_to_what_judges_the_call():
+    def no_masks(q, k, v, mask=None, is_causal=False):
+        if mask is not None:
+            raise RuntimeError("no masks here")
+        return RIGHT(q, k, v, None, is_causal)
+
+    row = run(kernel(no_masks), only=("GRAD-3",), effort="smoke").rows["GRAD-3"]
+    assert row.message.startswith(
+        "nothing to ask: the calls raised, which other requirements judge: raised Runtime"
+    )
+
+
+def test_a_mask_of_a_coarser_dtype_may_sum_its_gradient_in_it():
+    problem = lower(*(RNG.standard_normal((2, 2, 9, 4)) for _ in range(3)), np.zeros((1, 9), np.float32))
+    dout = RNG.standard_normal((2, 2, 9, 4))
+    asked = ask_gradients(problem, dout, {"mask": np.zeros((1, 9), np.float32)}, "float64", "fused")["mask"]
+    ds = solve_backward(problem, dout).ds
+    coarse = ds.astype(np.float32).sum((0, 1, 2), dtype=np.float32)[None]
+    within({"mask": coarse}, {"mask": asked})
+    assert (asked.answer.limit < 1e-4).all()
+
+
+def test_a_function_may_say_whose_arrays_it_takes():
+    assert candidates(RIGHT) == ["torch"]
+    assert candidates(lambda q, k, v: q)[0] in ("torch", "numpy")

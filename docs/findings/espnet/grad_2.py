@@ -1,4 +1,4 @@
-"""GRAD-2: in bfloat16 the gradient of v is rounded after each block of queries, and errors add up (PyTorch)."""
+"""GRAD-2: in bfloat16 the gradient of v is rounded after each block of queries, which adds up (PyTorch's kernel)."""
 
 # Seen in espnet 202412.
 import sys
