@@ -193,6 +193,12 @@ def parser() -> argparse.ArgumentParser:
         "--only", type=names, default=(), metavar="NAME[,...]", help="these kernels of the panel only"
     )
     alarms.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda: PyTorch's kernels there, all of them right (default cpu)",
+    )
+    alarms.add_argument(
         "--against", type=Path, metavar="FILE", help="an earlier result: a rate lower than its own fails"
     )
     alarms.add_argument(

@@ -34,7 +34,7 @@ def accuse(monkeypatch: pytest.MonkeyPatch) -> Accuse:
     """Takes a defective kernel for a right one, for one test."""
 
     def planted(target: str) -> None:
-        monkeypatch.setattr(panel, "panel", lambda: (Member("control:naive"), Member(target)))
+        monkeypatch.setattr(panel, "panel", lambda device: (Member("control:naive"), Member(target)))
 
     return planted
 
@@ -111,7 +111,7 @@ def test_an_accused_right_kernel_is_named_and_gives_1(
 def test_a_kernel_that_raises_is_accused(accuse: Accuse, monkeypatch: pytest.MonkeyPatch) -> None:
     accuse("control:late-normalisation")
     broken = replace(loaded("control:late-normalisation"), function=lambda q, k, v, mask=None: 1 / 0)
-    monkeypatch.setattr(alarms, "loaded", lambda target: broken)
+    monkeypatch.setattr(alarms, "loaded", lambda target, device: broken)
     found = alarms.run(cases=3)
     assert found.totals["alarms"] == found.totals["comparisons"] > 0
     assert {count.largest for count in found.counts} == {math.inf}
@@ -174,7 +174,7 @@ def test_an_attack_repeats_and_its_cases_replay(tmp_path: Path) -> None:
 
 def test_a_climb_rises_above_its_scouts() -> None:
     scouts, climb = (
-        attack.climbed(attack.Climb(Member("control:online-16"), "float32", steps, 0, 0)).largest
+        attack.climbed(attack.Climb(Member("control:online-16"), "float32", steps, 3, 0)).largest
         for steps in (attack.SCOUTS, 4 * attack.SCOUTS)
     )
     assert climb > scouts
@@ -265,3 +265,35 @@ def test_the_page_tells_all_numbers(tmp_path: Path) -> None:
     assert "**1 alarms in 3 comparisons**" in text
     assert one in text
     assert "| naive | 4 | " in text
+
+
+def test_what_a_kernel_declines_is_not_counted_and_what_it_fails_at_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def raises(message: str) -> Callable[..., None]:
+        def kernel(q: object, k: object, v: object, mask: object = None, is_causal: bool = False) -> None:
+            raise RuntimeError(message)
+
+        return kernel
+
+    right = loaded("control:naive")
+    for message, comparisons in (("No available kernel. Aborting execution.", 0), ("no memory", 12)):
+        broken = replace(right, function=raises(message))
+        monkeypatch.setattr(alarms, "loaded", lambda target, device="cpu", it=broken: it)
+        monkeypatch.setattr(alarms, "chosen", lambda only, device: (Member("control:naive"),))
+        found = alarms.run(cases=12)
+        assert sum(count.comparisons for count in found.counts) == comparisons
+        assert sum(count.failed for count in found.counts) == comparisons
+
+
+def test_on_cuda_rows_that_see_nothing_are_not_posed(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = replace(loaded("control:naive"), device="cuda")
+    cases = drawn(population(DTYPES), 200, 0)
+    left_out = [case for case in cases if not posed(case, "out").concerns(there)]
+    assert 0 < len(left_out) < 60
+    assert {case.mask.structure for case in left_out if case.mask is not None} >= {"some-rows-empty"}
+
+
+def test_attacks_on_cuda_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = selftest(capsys, "--attack", "--device", "cuda")
+    assert (status, err.strip()) == (2, "attacks climb on the CPU")

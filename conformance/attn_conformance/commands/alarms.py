@@ -26,6 +26,8 @@ def command(options: argparse.Namespace, jobs: int, console: Console, errors: Co
     """The exit status: 0 if no alarm is raised and no rate has dropped, else 1; 2 where nothing could be judged."""
     try:
         writable(options)
+        if options.attack and options.device != "cpu":
+            raise ValueError("attacks climb on the CPU")
         before = None if options.against is None else _read(options)
         with Progress(
             "selftest alarms", quiet=options.quiet, unit="climbs" if options.attack else "cases"
@@ -34,7 +36,7 @@ def command(options: argparse.Namespace, jobs: int, console: Console, errors: Co
             result: Alarms | Attack = (
                 attack.run(examples=options.examples, progress=progress, **common)
                 if options.attack
-                else alarms.run(cases=options.cases, progress=progress, **common)
+                else alarms.run(cases=options.cases, device=options.device, progress=progress, **common)
             )
     except (TargetError, ValueError, OSError, BrokenProcessPool) as error:
         errors.print(str(error), markup=False)

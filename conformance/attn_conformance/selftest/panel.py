@@ -11,7 +11,7 @@ from attn_conformance.controls import controls
 from attn_conformance.defects import defects
 from attn_conformance.kernel_subject import KernelSubject
 from attn_conformance.selftest.posed import Of
-from attn_conformance.targets import subject
+from attn_conformance.targets import Narrowing, subject
 from attn_reference import Claims
 
 ALIKE = ("validating", "transposed-result", "with-log-sum-exp")
@@ -22,7 +22,13 @@ IN_PYTORCH: dict[Of, tuple[str, ...]] = {
     # Not flash_kernel: on CPUs it rounds the gradients of k and v after each block of queries.
     "gradients": ("math_kernel",),
 }
-"""Functions of `pytorch`, by what is asked of them."""
+"""Functions of `pytorch` on CPUs, by what is asked of them."""
+
+ON_CUDA = ("math_kernel", "efficient_kernel", "flash_kernel", "cudnn_kernel")
+"""Functions of `pytorch` that are the panel on CUDA, for outputs and gradients."""
+
+IN = "attn_conformance.selftest.pytorch:{}"
+"""Targets of PyTorch's functions, by name."""
 
 MUTANTS: tuple[str, ...] = (
     "no-scale",
@@ -65,6 +71,7 @@ class Member:
     target: str
     of: Of = "out"
     twin: str | None = None
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -77,11 +84,14 @@ class Member:
         return self.twin is None
 
 
-def panel() -> tuple[Member, ...]:
+def panel(device: str = "cpu") -> tuple[Member, ...]:
     """All members, the right ones first, those asked for their output before those for gradients.
 
-    Without PyTorch, which differentiates, there are no gradients.
+    Without PyTorch, which differentiates, there are no gradients. On CUDA they are PyTorch's kernels.
     """
+    if device == "cuda":
+        both: tuple[Of, ...] = ("out", "gradients")
+        return tuple(Member(IN.format(name), of, device=device) for of in both for name in ON_CUDA)
     asked: tuple[Of, ...] = ("out", "gradients") if importlib.util.find_spec("torch") else ("out",)
     return tuple(member for of in asked for member in (*_right(of), *_wrong(of)))
 
@@ -91,7 +101,7 @@ def _right(of: Of) -> Iterator[Member]:
         if name not in ALIKE and _asked(control.claims) == of:
             yield Member(f"control:{name}", of)
     if importlib.util.find_spec("torch") is not None:
-        yield from (Member(f"attn_conformance.selftest.pytorch:{name}", of) for name in IN_PYTORCH[of])
+        yield from (Member(IN.format(name), of) for name in IN_PYTORCH[of])
 
 
 def _wrong(of: Of) -> Iterator[Member]:
@@ -107,10 +117,10 @@ def _asked(claims: Claims) -> Of:
     return "gradients" if "gradients" in claims.features else "out"
 
 
-def chosen(only: Iterable[str]) -> tuple[Member, ...]:
+def chosen(only: Iterable[str], device: str = "cpu") -> tuple[Member, ...]:
     """The members that `only` names: all if it is empty; ValueError if one is unknown."""
     asked = set(only)
-    everyone = panel()
+    everyone = panel(device)
     if unknown := sorted(asked - {member.name for member in everyone}):
         known = ", ".join(member.name for member in everyone)
         raise ValueError(f"no kernel {unknown[0]!r} in the panel; known are {known}")
@@ -118,8 +128,8 @@ def chosen(only: Iterable[str]) -> tuple[Member, ...]:
 
 
 @cache
-def loaded(target: str) -> KernelSubject:
+def loaded(target: str, device: str = "cpu") -> KernelSubject:
     """The subject of a target, once for each process."""
-    found, _ = subject(target)
+    found, _ = subject(target, Narrowing(device=device))
     assert isinstance(found, KernelSubject)
     return found

@@ -7,10 +7,15 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from attn_conformance.cases import KernelCase, build, build_upstream
 from attn_conformance.gradients import compared
 from attn_conformance.judge import Comparison, Failed, compare
 from attn_conformance.subject import Array, Subject
+
+NOT_SERVED = "No available kernel"
+"""How PyTorch says that a backend does not serve a call."""
 
 Of = Literal["out", "gradients"]
 """What is asked for: the output, or the gradients of q, k and v."""
@@ -19,6 +24,10 @@ INPUTS = ("q", "k", "v")
 
 Results = Mapping[str, "Array | None"]
 """What a kernel gave, by name: "out", or the inputs that have gradients."""
+
+
+class NotServed(Exception):
+    """A kernel says that calls of this kind are not for it."""
 
 
 class Posed(ABC):
@@ -32,14 +41,20 @@ class Posed(ABC):
         self.answers: dict[str, Any] = {}
 
     def concerns(self, subject: Subject) -> bool:
-        """Whether a kernel claims what is posed."""
+        """Whether a kernel claims what is posed; what kernels on CUDA make of empty rows is no matter of rounding."""
+        if subject.device == "cuda":
+            problem = subject.lower(self.call)
+            if not np.broadcast_to(problem.visible, problem.shape).any(-1).all():
+                return False
         return self.case.dtype in subject.claims.dtypes
 
     def results(self, subject: Subject) -> Results | None:
-        """What a kernel gives; None if it raises or gives something of another shape."""
+        """What a kernel gives; None if it raises or gives something of another shape; NotServed if it declines."""
         try:
             return self._results(subject.open())
-        except Failed:
+        except Failed as failed:
+            if NOT_SERVED in failed.message:
+                raise NotServed from failed
             return None
 
     def compared(self, subject: Subject, results: Results) -> list[Comparison]:

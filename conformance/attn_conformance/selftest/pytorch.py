@@ -1,7 +1,8 @@
 """Right kernels in PyTorch that are no controls: each departs from a requirement that is not about rounding.
 
-PyTorch's own two, of which the flash kernel hides NaN (NUM-4); and weights as exp(score - lse), which leave the hull of
-the values at scores beyond 1e6, where lse no longer holds the logarithm of the sum (NUM-2).
+PyTorch's own, of which the flash kernel on CPUs hides NaN (NUM-4), and those on CUDA serve some calls alone; and
+weights as exp(score - lse), which leave the hull of the values at scores beyond 1e6, where lse no longer holds the
+logarithm of the sum (NUM-2).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def joined(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor
     if not is_causal:
         return mask
     T, S = q.shape[2], k.shape[2]
-    triangle = torch.ones(T, S, dtype=torch.bool).tril(S - T)
+    triangle = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
     if mask is None:
         return triangle
     return mask & triangle if mask.dtype == torch.bool else mask.masked_fill(~triangle, -math.inf)
@@ -31,16 +32,39 @@ def math_kernel(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
     """PyTorch's scaled_dot_product_attention in separate operations."""
-    with sdpa_kernel(SDPBackend.MATH):
-        return scaled_dot_product_attention(q, k, v, attn_mask=joined(q, k, mask, is_causal))
+    return _by(SDPBackend.MATH, q, k, v, mask, is_causal)
 
 
 def flash_kernel(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
     """PyTorch's flash kernel."""
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        return scaled_dot_product_attention(q, k, v, attn_mask=joined(q, k, mask, is_causal))
+    return _by(SDPBackend.FLASH_ATTENTION, q, k, v, mask, is_causal)
+
+
+def efficient_kernel(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False
+) -> Tensor:
+    """PyTorch's memory-efficient kernel."""
+    return _by(SDPBackend.EFFICIENT_ATTENTION, q, k, v, mask, is_causal)
+
+
+def cudnn_kernel(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False
+) -> Tensor:
+    """The kernel of cuDNN."""
+    return _by(SDPBackend.CUDNN_ATTENTION, q, k, v, mask, is_causal)
+
+
+def _by(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
+    """One backend alone; it raises RuntimeError where it does not serve the call.
+
+    Its own triangle is asked for where it is the same as ours.
+    """
+    own = is_causal and mask is None and q.shape[2] == k.shape[2]
+    with sdpa_kernel(backend):
+        added = None if own else joined(q, k, mask, is_causal)
+        return scaled_dot_product_attention(q, k, v, attn_mask=added, is_causal=own)
 
 
 def lse_form(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
