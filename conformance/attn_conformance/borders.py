@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, Protocol
@@ -15,6 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+Natives = Mapping[str, Any]
+"""Native arrays by name."""
+
+Pullback = Callable[[Any], dict[str, Any]]
+"""From an output gradient, of the type and shape of the output, to the gradient of each input; None for one that the
+output does not depend on."""
 
 
 class Border(Protocol):
@@ -35,6 +42,11 @@ class Border(Protocol):
         """Modes in which calls can be made, "off" first."""
         ...
 
+    @property
+    def differentiates(self) -> bool:
+        """Whether it has gradients."""
+        ...
+
     def asarray(self, array: Array, device: str, *, requires_grad: bool = False) -> Any:
         """A native copy of `array`, strides kept where the framework has strides."""
         ...
@@ -45,6 +57,14 @@ class Border(Protocol):
 
     def grad_mode(self, mode: str) -> AbstractContextManager[Any]:
         """The context in which calls are made: "off", "on" or "inference"."""
+        ...
+
+    def vjp(self, function: Callable[[Natives], Any], inputs: Natives) -> tuple[Any, Pullback]:
+        """What function(inputs) gives, an array or a dict of them, and how gradients come back from there.
+
+        A pullback is called once. It can be part of a function that is differentiated in turn, the output gradient
+        being one of its inputs.
+        """
         ...
 
     def overwrite(self, native: Any) -> None:
@@ -122,6 +142,7 @@ class NumpyBorder:
     name = "numpy"
     layouts = ("contiguous", "transposed", "sliced", "inner", "expanded", "reversed")
     grad_modes = ("off",)
+    differentiates = False
 
     def asarray(self, array: Array, device: str, *, requires_grad: bool = False) -> Array:
         """A copy with the same strides."""
@@ -141,6 +162,10 @@ class NumpyBorder:
     def grad_mode(self, mode: str) -> AbstractContextManager[Any]:
         """NumPy has no grad modes."""
         return nullcontext()
+
+    def vjp(self, function: Callable[[Natives], Any], inputs: Natives) -> tuple[Any, Pullback]:
+        """NumPy has no gradients."""
+        raise TypeError("NumPy has no gradients")
 
     def overwrite(self, native: Array) -> None:
         """Ones in place of everything."""
@@ -178,6 +203,7 @@ class TorchBorder:
     name = "torch"
     layouts = ("contiguous", "transposed", "sliced", "inner", "expanded")
     grad_modes = ("off", "on", "inference")
+    differentiates = True
 
     def __init__(self) -> None:
         self.torch = importlib.import_module("torch")
@@ -216,6 +242,35 @@ class TorchBorder:
         modes = {"off": torch.no_grad, "on": torch.enable_grad, "inference": torch.inference_mode}
         context: AbstractContextManager[Any] = modes[mode]()
         return context
+
+    def vjp(self, function: Callable[[Natives], Any], inputs: Natives) -> tuple[Any, Pullback]:
+        """Inputs that are part of no graph become leaves, in the same memory; None and constants give nothing."""
+        torch = self.torch
+        leaves = {
+            name: native if native.requires_grad else native.detach() for name, native in inputs.items()
+        }
+        with torch.enable_grad():
+            returned = function({name: leaf.requires_grad_() for name, leaf in leaves.items()})
+
+        def pull(dout: Any) -> dict[str, Any]:
+            outs = returned if isinstance(returned, Mapping) else {"": returned}
+            douts = dout if isinstance(dout, Mapping) else {"": dout}
+            live = [name for name, out in outs.items() if out is not None]
+            given = [outs[name] for name in live], [douts[name] for name in live]
+            found = torch.autograd.grad(
+                given[0],
+                list(leaves.values()),
+                given[1],
+                allow_unused=True,
+                retain_graph=True,
+                create_graph=any(d.requires_grad for d in douts.values()),
+            )
+            if any(gradient is None for gradient in found):
+                # Of nodes that refuse to be differentiated autograd.grad goes round those that lead to no input.
+                torch.autograd.backward(*given)
+            return dict(zip(leaves, found, strict=True))
+
+        return returned, pull
 
     def overwrite(self, native: Any) -> None:
         """Ones in place of everything."""
@@ -268,6 +323,7 @@ class JaxBorder:
     name = "jax"
     layouts = ("contiguous",)
     grad_modes = ("off",)
+    differentiates = True
 
     def __init__(self) -> None:
         self.jax = importlib.import_module("jax")
@@ -288,6 +344,11 @@ class JaxBorder:
     def grad_mode(self, mode: str) -> AbstractContextManager[Any]:
         """JAX has no grad modes."""
         return nullcontext()
+
+    def vjp(self, function: Callable[[Natives], Any], inputs: Natives) -> tuple[Any, Pullback]:
+        """That of JAX."""
+        returned, pull = self.jax.vjp(function, dict(inputs))
+        return returned, lambda dout: dict(pull(dout)[0])
 
     def overwrite(self, native: Any) -> None:
         """JAX's arrays never change."""
@@ -321,8 +382,14 @@ def unwrapped(function: Any) -> Any:
 
 
 def candidates(function: Any) -> list[str]:
-    """Frameworks that `function` may speak, likeliest first: by where it comes from and what it uses."""
+    """Frameworks that `function` may speak, likeliest first: by its own word, or where it comes from and what it uses.
+
+    Its own word is an attribute `border`, as adapters have it.
+    """
     inner = unwrapped(function)
+    stated = getattr(inner, "border", None)
+    if isinstance(stated, str) and stated in BORDERS:
+        return [stated]
     inner = getattr(inner, "__wrapped__", inner)
     home = str(getattr(inner, "__module__", "") or "").partition(".")[0]
     scope: dict[str, Any] = getattr(inner, "__globals__", {})

@@ -50,7 +50,13 @@ class Implementation(Protocol):
     attention(handle, q, k, v, mask=None): what lies between the projections, (B, T, n_state) in and out (qkv);
     open(handle, cache=None) -> Session: an empty cache, or another session's (cache, shared-cache);
     load(handle, params): other parameters into a built module; parameters(handle): those it holds, by name;
+    gradients(handle, call, dout): what autograd does not show the suite, see below;
     differences: documented differences, each tested in the requirement's place.
+
+    Gradients of arguments are PyTorch's or JAX's own, and those of parameters are asked for where the handle is a
+    torch.nn.Module with the names of CTOR-4. Elsewhere `gradients` gives them: call holds the array arguments of
+    forward (x, xa, mask) or of attention (q, k, v, mask) by name, dout is the gradient of the result, and what comes
+    back maps their names and those of the parameters to gradients, None for none.
     """
 
     @property

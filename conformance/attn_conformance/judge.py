@@ -135,12 +135,16 @@ class Answer:
 class Evidence:
     """An output that is wrong, (B, H, T, Dv) in its storage dtype, and the answer to the problem that it is for.
 
-    mistaken: problems that it may answer instead, which only their maker knows, by what they are.
+    mistaken: problems that it may answer instead, which only their maker knows, by what they are. of, dout: where it is
+    a gradient, that of which input, from which output gradient. misread: that one as it lies in memory.
     """
 
     got: Array
     answer: Answer
     mistaken: Mapping[str, Sequence[Problem | ForwardProblem | None]] = field(default_factory=dict)
+    of: str | None = None
+    dout: Array | None = None
+    misread: Array | None = None
 
 
 def ask(problem: Problem, dtype: str, arithmetic: Arithmetic) -> Answer:
@@ -152,13 +156,15 @@ def ask(problem: Problem, dtype: str, arithmetic: Arithmetic) -> Answer:
     return Answer(solution.o, solution.o_low, most, rows, problem, dtype, arithmetic)
 
 
+def lower_call(call: Forward) -> ForwardProblem:
+    """The problem that a forward call poses."""
+    src = call.x if call.xa is None else call.xa
+    return lower_forward(call.cast, call.x, src, n_head=call.n_head, mask=call.mask, is_causal=call.is_causal)
+
+
 def ask_forward(call: Forward, arithmetic: Arithmetic) -> Answer:
     """As `ask_module`, for the problem that a forward call poses."""
-    src = call.x if call.xa is None else call.xa
-    problem = lower_forward(
-        call.cast, call.x, src, n_head=call.n_head, mask=call.mask, is_causal=call.is_causal
-    )
-    return ask_module(problem, call.dtype, arithmetic)
+    return ask_module(lower_call(call), call.dtype, arithmetic)
 
 
 def ask_module(problem: ForwardProblem, dtype: str, arithmetic: Arithmetic) -> Answer:

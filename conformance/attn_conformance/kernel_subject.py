@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from attn_conformance.borders import Border
-from attn_conformance.cases import Call
+from attn_conformance.borders import Border, Natives
+from attn_conformance.cases import Call, Upstream, upstream
 from attn_conformance.conventions import Convention
+from attn_conformance.differentiated import Differentiated
 from attn_conformance.faults import put
 from attn_conformance.judge import Failed
 from attn_conformance.process_state import process_state
@@ -65,6 +66,29 @@ class KernelSubject(Subject):
             elif name == "mask" and self.convention.four_dimensional and array.ndim == 2:
                 named[name] = array[None, None]
         return named
+
+    def differentiated(self, call: Call, of: Iterable[str]) -> Differentiated:
+        """The function, of those of q, k, v and mask that are named."""
+        natives = self.natives(call)
+
+        def function(inputs: Natives) -> Any:
+            args, kwargs = self._bind({**natives, **inputs}, call)
+            returned = self.function(*args, **kwargs)
+            return returned[0] if "lse" in self.claims.features else returned
+
+        (B, H, T, _), Dv = call.q.shape, call.v.shape[3]
+        inputs = {name: natives[name] for name in of}
+        if self.convention.axes == "BHTD":
+            return Differentiated(function, inputs, (B, H, T, Dv))
+
+        def outward(dout: Upstream) -> Array:
+            swapped = upstream.arrange(dout.values, dout.layout).swapaxes(1, 2)
+            return np.ascontiguousarray(swapped) if dout.layout == "contiguous" else swapped
+
+        def inward(name: str, array: Array) -> Array:
+            return array if name == "mask" else array.swapaxes(1, 2)
+
+        return Differentiated(function, inputs, (B, T, H, Dv), outward=outward, inward=inward)
 
     def run(self, call: Call, natives: dict[str, Any] | None = None) -> Result:
         """Call the function."""

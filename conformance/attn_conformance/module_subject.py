@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from attn_conformance.borders import Border
-from attn_conformance.cases import Call, Carrier, Forward, carrier, merge, split
+from attn_conformance.borders import Border, Natives, Pullback
+from attn_conformance.cases import Call, Carrier, Forward, Upstream, carrier, merge, split, upstream
 from attn_conformance.cases.values import STORAGE
 from attn_conformance.conventions import Convention
+from attn_conformance.differentiated import Differentiated
 from attn_conformance.faults import put
+from attn_conformance.gradients import Gradient, ask_gradients
 from attn_conformance.implementation import PARAMETERS, Implementation, Session
-from attn_conformance.judge import Answer, Failed, ask_forward
+from attn_conformance.judge import Answer, Failed, ask_forward, lower_call
 from attn_conformance.process_state import process_state
 from attn_conformance.scope import OPENED_BY, WINDOWS, Scope
 from attn_conformance.subject import Array, Result, Subject, blaming
@@ -116,6 +119,32 @@ class ModuleSubject(Subject):
             y = split(y, call.heads) if call.window == "qkv" else self.carrier(call).heads_of(y)
         return Result(y, None, self.device_of(returned), returned)
 
+    def differentiated(self, call: Call, of: Iterable[str]) -> Differentiated:
+        """The call of qkv_attention, of those of q, k, v and mask that are named."""
+        natives, handle = self.natives(call), self._handle_for(call)
+
+        def function(inputs: Natives) -> Any:
+            given = {**natives, **inputs}
+            return self._attention(handle, given["q"], given["k"], given["v"], given.get("mask"))
+
+        def inward(name: str, array: Array) -> Array:
+            return array if name == "mask" else split(array, call.heads)
+
+        B, H, T, D = call.q.shape
+        return Differentiated(
+            function,
+            {name: natives[name] for name in of},
+            (B, T, H * D),
+            own=self._own_gradients(handle, natives),
+            outward=lambda dout: upstream.arrange(merge(dout.values), dout.layout),
+            inward=inward,
+        )
+
+    def _own_gradients(self, handle: Any, natives: Natives) -> Pullback | None:
+        """The gradients that the implementation computes itself, where it says how."""
+        own: Any = getattr(self.implementation, "gradients", None)
+        return None if own is None else lambda dout: dict(own(handle, natives, dout))
+
     def prepare(self, call: Call) -> None:
         """Build the module that serves a call."""
         self._handle_for(call)
@@ -180,10 +209,42 @@ class ModuleSubject(Subject):
             raise Failed(f"returned shape {y.shape}, expected (B, T, n_state) = {call.x.shape}")
         return y
 
+    def lower_forward(self, call: Forward) -> Problem:
+        """The attention that a forward call poses between the projections: who sees whom, without values."""
+        src = call.x if call.xa is None else call.xa
+        q, k = (np.empty((a.shape[0], call.n_head, a.shape[1], 0)) for a in (call.x, src))
+        return lower(q, k, k, call.mask, call.is_causal)
+
     def answer_forward(self, call: Forward) -> Answer:
         """What the oracle allows for a forward call, (B, 1, T, n_state)."""
         params = {name: array for name, array in call.cast.items() if self.key_bias or name != "key.bias"}
         return ask_forward(replace(call, params=params), self.claims.arithmetic)
+
+    def differentiated_forward(self, call: Forward, handle: Any, of: Iterable[str]) -> Differentiated:
+        """Forward, of those of x, xa, mask and the parameters that are named, by a module built for the call.
+
+        A parameter is left out that the module does not show under its name.
+        """
+        natives = {name: self.border.asarray(array, self.device) for name, array in call.arrays().items()}
+
+        def function(inputs: Natives) -> Any:
+            given = {**natives, **inputs}
+            return self.implementation.forward(handle, given["x"], given.get("xa"), given.get("mask"))
+
+        own = self._own_gradients(handle, natives)
+        known = natives | (self.native_params(call.params) if own else leaves(handle))
+        inputs = {name: known[name] for name in of if name in known}
+        return Differentiated(function, inputs, call.x.shape, own=own)
+
+    def answer_forward_gradients(
+        self, call: Forward, dout: Upstream, of: Iterable[str]
+    ) -> dict[str, Gradient]:
+        """What the oracle allows for the gradients of a forward call's inputs."""
+        params = {name: array for name, array in call.params.items() if self.key_bias or name != "key.bias"}
+        arrays = {**call.arrays(), **params}
+        problem = lower_call(replace(call, params=params))
+        inputs = {name: arrays[name] for name in of}
+        return ask_gradients(problem, dout.exact, inputs, call.dtype, self.claims.arithmetic)
 
     def session(self, handle: Any, cache: Any = None) -> Session:
         """A session of a module on an empty cache, or on one that another session has."""
@@ -191,6 +252,13 @@ class ModuleSubject(Subject):
             open_: Any = getattr(self.implementation, "open")  # noqa: B009  # optional in the protocol
             session: Session = open_(handle) if cache is None else open_(handle, cache)
         return session
+
+
+def leaves(handle: Any) -> dict[str, Any]:
+    """The parameters that a PyTorch module computes with, by their own names: none of other handles."""
+    with blaming():
+        named = getattr(handle, "named_parameters", None)
+        return dict(named()) if callable(named) else {}
 
 
 def _zeros(dtype: str) -> dict[str, Array]:

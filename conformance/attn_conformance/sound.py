@@ -17,6 +17,7 @@ from attn_conformance.cases import (
     SizesCase,
     Step,
     case_from_json,
+    upstream,
 )
 from attn_conformance.cases.layouts import LAYOUTS
 from attn_conformance.cases.masks import BIASES, HEAD_SPECIAL, STRUCTURES
@@ -47,6 +48,8 @@ NAMES: dict[tuple[type, str], Container[Any]] = {
     (KernelCase, "grad"): ("off", "on", "inference"),
     (KernelCase, "window"): WINDOWS,
     (KernelCase, "fault"): ("none", "nan-q", "nan-k", "nan-v", *FAULTS),
+    **{(kind, "dout"): upstream.FAMILIES for kind in (KernelCase, ForwardCase)},
+    **{(kind, "dout_layout"): upstream.LAYOUTS for kind in (KernelCase, ForwardCase)},
     (Mask, "structure"): (*STRUCTURES, *HEAD_SPECIAL),
     (Mask, "bias"): BIASES,
     (Mask, "dtype"): ("bool", "q", "float32"),

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 from numpy.typing import NDArray
 
 from attn_conformance.audit import listening
-from attn_conformance.borders import Border
-from attn_conformance.cases import Call, layouts
+from attn_conformance.borders import Border, Natives
+from attn_conformance.cases import Call, Upstream, layouts
 from attn_conformance.conventions import Convention
+from attn_conformance.differentiated import Differentiated, Pulled
 from attn_conformance.endings import by_user, described, over, when_over
-from attn_conformance.judge import Answer, Failed, ask
+from attn_conformance.gradients import Gradient, ask_gradients
+from attn_conformance.judge import Answer, Failed, NotAsked, ask
 from attn_conformance.scope import Scope
 from attn_reference import Claims, Problem
 
@@ -111,6 +113,10 @@ class Subject(ABC):
         """
 
     @abstractmethod
+    def differentiated(self, call: Call, of: Iterable[str]) -> Differentiated:
+        """A call as a function of those of q, k, v and a floating mask that are named in `of`."""
+
+    @abstractmethod
     def claiming(self, claims: Claims) -> Self:
         """The same implementation under other claims."""
 
@@ -138,6 +144,72 @@ class Subject(ABC):
                 array = layouts.arrange(array, call.layout, expandable=name in ("k", "v", "xa"))
             natives[name] = self.border.asarray(array, self.device, requires_grad=call.grad == "on")
         return natives
+
+    def answer_gradients(self, call: Call, dout: Upstream, of: Iterable[str]) -> dict[str, Gradient]:
+        """What the oracle allows for the gradients of a call's inputs."""
+        arrays = call.arrays()
+        inputs = {name: arrays[name] for name in of}
+        return ask_gradients(self.lower(call), dout.exact, inputs, call.dtype, self.claims.arithmetic)
+
+    def gradients(
+        self, posed: Differentiated, dout: Upstream, between: Callable[[], None] = lambda: None
+    ) -> Pulled:
+        """The gradients of a call; Failed for one of another shape or dtype than its input's.
+
+        between: called when the call has returned, and before the backward pass begins.
+        """
+        native = self._dout(posed, dout)
+        pull = posed.own
+        if pull is None:
+            with blaming():
+                out, pull = self.border.vjp(posed.function, posed.inputs)
+            self._look_at(out, posed.shape)
+            between()
+        with blaming(), self.border.grad_mode(self.border.grad_modes[posed.own is not None]):
+            found = pull(native)
+        gradients = {name: self._gradient(posed, name, found.get(name)) for name in posed.inputs}
+        return Pulled(gradients, self.border.asnumpy(native))
+
+    def second_gradients(
+        self, call: Call, dout: Upstream, directions: Mapping[str, Array]
+    ) -> dict[str, Array | None]:
+        """The gradients of the sum of directions times first gradients, in q, k, v and dout."""
+        posed = self.differentiated(call, ("q", "k", "v"))
+        if posed.own is not None:
+            raise NotAsked("the implementation computes gradients itself, and no gradients of these")
+        q, k, v = (directions[name] for name in "qkv")
+        along = self.natives(replace(call, q=q, k=k, v=v, mask=None))
+
+        def first(named: Natives) -> Any:
+            _, pull = self.border.vjp(posed.function, {name: named[name] for name in posed.inputs})
+            return pull(named["dout"])
+
+        with blaming():
+            _, pull = self.border.vjp(first, {**posed.inputs, "dout": self._dout(posed, dout)})
+            found = pull(along)
+        return {name: self._gradient(posed, name, found.get(name)) for name in (*posed.inputs, "dout")}
+
+    def _dout(self, posed: Differentiated, dout: Upstream) -> Any:
+        return self.border.asarray(posed.outward(dout), self.device)
+
+    def _look_at(self, out: Any, shape: tuple[int, ...]) -> None:
+        if (got := self.received(out).shape) != shape:
+            raise Failed(f"returned shape {got}, expected {shape}")
+
+    def _gradient(self, posed: Differentiated, name: str, native: Any) -> Array | None:
+        """A gradient as it is judged, of the shape and dtype of its input."""
+        if native is None:
+            return None
+        gradient = self.received(native)
+        if name in posed.inputs:
+            given = self.border.asnumpy(posed.inputs[name])
+            for what, got, expected in (
+                ("shape", gradient.shape, given.shape),
+                ("dtype", gradient.dtype.name, given.dtype.name),
+            ):
+                if got != expected:
+                    raise Failed(f"the gradient of {name} has {what} {got}, its input has {expected}")
+        return posed.inward(name, gradient)
 
     def read(self, natives: dict[str, Any]) -> dict[str, Array]:
         """The values of native arguments."""

@@ -99,6 +99,8 @@ def _subject(target: str, narrowing: Narrowing) -> tuple[Subject, dict[str, str]
         if len(refused) < len(said):
             kept = tuple(dtype for dtype in trial.claims.dtypes if dtype not in refused)
             claims = replace(trial.claims, dtypes=kept)
+            if not differentiates(trial):
+                claims = replace(claims, features=claims.features - {"gradients"})
             return _settled(replace(trial, claims=claims, foreign=foreign(inner))), refused
         first = next(iter(refused.values()))
         if isinstance(trial, ModuleSubject) and first.startswith("returned"):
@@ -108,6 +110,12 @@ def _subject(target: str, narrowing: Narrowing) -> tuple[Subject, dict[str, str]
         return misshapen[0], {"OUT-1": misshapen[1]}
     tried = "; ".join(f"{call}: it {text}" for call, text in refusals.items())
     raise TargetError(f"{target}: the smallest call got no answer: {tried}")
+
+
+def differentiates(subject: Subject) -> bool:
+    """Whether there is a way to gradients: that of its framework, or one of its own."""
+    own = getattr(getattr(subject, "implementation", None), "gradients", None)
+    return subject.border.differentiates or callable(own)
 
 
 def _kernels(

@@ -1,9 +1,13 @@
 """The specification as code: problems, their solutions, and how far from these an implementation may lie."""
 
+from .backward import Backward, solve_backward
+from .backward_bound import backward_bound
 from .bound import bound, half_ulp, largest, limit, lse_bound, unit_roundoff
 from .claims import DTYPES, FEATURES, Arithmetic, Claims
 from .extended import solve_extended
 from .forward import ForwardProblem, ForwardSolution, lower_forward, solve_forward
+from .forward_backward import ForwardBackward, solve_forward_backward
+from .forward_backward_bound import forward_backward_bound
 from .forward_bound import forward_bound
 from .interface import AttentionModule
 from .kernel import attention
@@ -19,14 +23,18 @@ __all__ = [
     "SPEC_VERSION",
     "Arithmetic",
     "AttentionModule",
+    "Backward",
     "Claims",
+    "ForwardBackward",
     "ForwardProblem",
     "ForwardSolution",
     "MultiHeadAttention",
     "Problem",
     "Solution",
     "attention",
+    "backward_bound",
     "bound",
+    "forward_backward_bound",
     "forward_bound",
     "half_ulp",
     "largest",
@@ -35,7 +43,9 @@ __all__ = [
     "lower_forward",
     "lse_bound",
     "solve",
+    "solve_backward",
     "solve_extended",
     "solve_forward",
+    "solve_forward_backward",
     "unit_roundoff",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ LONGDOUBLE = bool(np.finfo(np.longdouble).eps < 2.0**-60)  # 80-bit: 2^-63; some
 
 
 def solve_extended(problem: Problem, rows: Any = None, use_longdouble: bool = LONGDOUBLE) -> Solution:
-    """As `solve`, with o + o_low good to at least 11 bits more than float64; the other fields are float64.
+    """As `solve`, with o + o_low and p + p_low good to at least 11 bits more than float64; the rest is float64.
 
     use_longdouble: False takes double-double arithmetic, exact enough as long as no product of inputs exceeds
     1e290 or (being not 0) falls below 1e-290.
@@ -33,16 +33,27 @@ def solve_extended(problem: Problem, rows: Any = None, use_longdouble: bool = LO
 
 @dataclass(frozen=True)
 class DoubleDouble:
-    """Arrays of numbers high + low, high being the sum rounded to float64; results are good to 2^-102."""
+    """Arrays of numbers high + low, high being the sum rounded to float64; results are good to 2^-102.
+
+    Operators, `reshape`, `swapaxes` and `sum` are those of NumPy arrays: one text serves both.
+    """
 
     high: Array
     low: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As NumPy's."""
+        return self.high.shape
 
     def __add__(self, other: DoubleDouble) -> DoubleDouble:
         high, error = two_sum(self.high, other.high)
         low, lower = two_sum(self.low, other.low)
         high, error = fast_two_sum(high, error + low)
         return DoubleDouble(*fast_two_sum(high, error + lower))
+
+    def __sub__(self, other: DoubleDouble) -> DoubleDouble:
+        return self + DoubleDouble(-other.high, -other.low)
 
     def __mul__(self, other: DoubleDouble) -> DoubleDouble:
         high, error = two_prod(self.high, other.high)
@@ -55,8 +66,35 @@ class DoubleDouble:
         rest = rest + other * exactly(-second)
         return DoubleDouble(*fast_two_sum(first, second)) + exactly(rest.high / other.high)
 
+    def __matmul__(self, other: DoubleDouble) -> DoubleDouble:
+        """The product of the last two axes, one term of the inner product after the other."""
+        outer = np.broadcast_shapes(self.shape[:-2], other.shape[:-2])
+        total = exactly(np.zeros((*outer, self.shape[-2], other.shape[-1])))
+        for i in range(self.shape[-1]):
+            total = total + self[..., :, i, None] * other[..., i, None, :]
+        return total
+
     def __getitem__(self, index: Any) -> DoubleDouble:
         return DoubleDouble(self.high[index], self.low[index])
+
+    def reshape(self, *shape: int) -> DoubleDouble:
+        """As NumPy's."""
+        return DoubleDouble(self.high.reshape(shape), self.low.reshape(shape))
+
+    def swapaxes(self, one: int, other: int) -> DoubleDouble:
+        """As NumPy's."""
+        return DoubleDouble(self.high.swapaxes(one, other), self.low.swapaxes(one, other))
+
+    def sum(self, axis: int, keepdims: Literal[True]) -> DoubleDouble:
+        """As NumPy's, one term after the other."""
+        total = exactly(np.zeros_like(self.high.sum(axis, keepdims=True)))
+        for i in range(self.shape[axis]):
+            total = total + DoubleDouble(self.high.take([i], axis), self.low.take([i], axis))
+        return total
+
+
+Real = TypeVar("Real", Array, DoubleDouble)
+"""What the closed forms are written for."""
 
 
 def exactly(x: Any) -> DoubleDouble:
@@ -92,15 +130,6 @@ def _halves(a: Array) -> tuple[Array, Array]:
     return first, a - first
 
 
-def matmul(x: DoubleDouble, y: DoubleDouble) -> DoubleDouble:
-    """The product x @ y of the last two axes, one term of the inner product after the other."""
-    shape = (*np.broadcast_shapes(x.high.shape[:-2], y.high.shape[:-2]), x.high.shape[-2], y.high.shape[-1])
-    total = exactly(np.zeros(shape))
-    for i in range(x.high.shape[-1]):
-        total = total + x[..., :, i, None] * y[..., i, None, :]
-    return total
-
-
 def _constant(value: Fraction) -> DoubleDouble:
     high = float(value)
     return DoubleDouble(np.array(high), np.array(float(value - Fraction(high))))
@@ -129,19 +158,16 @@ def _solve_double_double(problem: Problem) -> Solution:
     visible = np.broadcast_to(problem.visible, problem.shape)
     empty = np.asarray(~visible.any(-1, keepdims=True))
 
-    keys = DoubleDouble(k.high.swapaxes(-1, -2), k.low.swapaxes(-1, -2))
-    s = matmul(q, keys) * exactly(problem.scale) + exactly(problem.bias)
+    s = (q @ k.swapaxes(-1, -2)) * exactly(problem.scale) + exactly(problem.bias)
     high = np.where(visible, s.high, -np.inf)
     # The weights do not depend on the number subtracted: the float64 maximum is near enough to the true one.
     m = np.where(empty, 0.0, high.max(-1, keepdims=True, initial=-np.inf))
     x = s + exactly(-m)
     e = exp(DoubleDouble(np.where(visible, x.high, -np.inf), np.where(visible, x.low, 0.0)))
     # A column of ones beside the values sums the weights on the way.
-    sums = matmul(e, exactly(np.concatenate([v, np.ones_like(v[..., :1])], -1)))
-    total = sums[..., -1:]
-    o = sums[..., :-1] / DoubleDouble(np.where(empty, 1.0, total.high), total.low)
-
+    sums = e @ exactly(np.concatenate([v, np.ones_like(v[..., :1])], -1))
+    lse = (m + np.log(sums.high[..., -1:]))[..., 0]
+    total = DoubleDouble(np.where(empty, 1.0, sums.high[..., -1:]), sums.low[..., -1:])
+    o, p = sums[..., :-1] / total, e / total
     o_high = np.where(tainted(problem), np.nan, o.high)
-    p = e.high / np.where(empty, 1.0, total.high)
-    lse = (m + np.log(total.high))[..., 0]
-    return Solution(o_high, p, high, m, lse, empty, o.low)
+    return Solution(o_high, p.high, high, m, lse, empty, o.low, p.low)

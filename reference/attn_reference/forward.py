@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .extended import DoubleDouble, exactly, matmul, solve_extended
+from .extended import DoubleDouble, Real, exactly, solve_extended
 from .lowering import lower
 from .matrices import Solution, solve
 from .problem import Array, Problem
@@ -21,6 +21,7 @@ class ForwardProblem:
 
     x: (B, T, N), N = n_state. src: (B, S, N), what keys and values are projected from. weights: name of the
     projection to (N, N), (out features, in features); biases: to (N,). mask and is_causal: as for `lower`.
+    crossed: x and src are two inputs, in self-attention they are one.
     """
 
     x: Array
@@ -30,6 +31,11 @@ class ForwardProblem:
     n_head: int
     mask: Array | None
     is_causal: bool
+    crossed: bool
+
+    def source(self, name: str) -> Array:
+        """What the projection `name` is applied to: query, key or value."""
+        return self.x if name == "query" else self.src
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ def lower_forward(
     """The problem that a forward call poses.
 
     params: by the names of the specification (CTOR-4), in the dtype that is computed in; key.bias may be given
-    too. x: (B, T, n_state); src: (B, S, n_state), which is x in self-attention. mask: (T, S) or 4-D, or None.
+    too. x: (B, T, n_state); src: (B, S, n_state), in self-attention x itself. mask: (T, S) or 4-D, or None.
     The arrays are copied. Nothing is checked here: `check_forward_call` does that.
     """
     n_state = x.shape[2]
@@ -67,17 +73,19 @@ def lower_forward(
     biases = {
         name: np.array(params.get(f"{name}.bias", np.zeros(n_state)), np.float64) for name in PROJECTIONS
     }
+    crossed = src is not x
     x, src = (np.array(a, np.float64, order="C") for a in (x, src))
-    return ForwardProblem(x, src, weights, biases, n_head, None if mask is None else mask.copy(), is_causal)
+    mask = None if mask is None else mask.copy()
+    return ForwardProblem(x, src, weights, biases, n_head, mask, is_causal, crossed)
 
 
-def split_heads(x: Array, n_head: int) -> Array:
+def split_heads(x: Real, n_head: int) -> Real:
     """(B, T, N) to (B, H, T, D): heads are runs of D consecutive elements."""
     B, T, N = x.shape
     return x.reshape(B, T, n_head, N // n_head).swapaxes(1, 2)
 
 
-def merge_heads(o: Array) -> Array:
+def merge_heads(o: Real) -> Real:
     """(B, H, T, D) to (B, T, N), the inverse of `split_heads`."""
     B, H, T, D = o.shape
     return o.swapaxes(1, 2).reshape(B, T, H * D)
@@ -93,8 +101,8 @@ def solve_forward(problem: ForwardProblem, extended: bool = False) -> ForwardSol
     if extended:
         return _solve_extended(problem)
     q, k, v = (
-        split_heads(source @ problem.weights[name].T + problem.biases[name], problem.n_head)
-        for name, source in _sources(problem)
+        split_heads(problem.source(name) @ problem.weights[name].T + problem.biases[name], problem.n_head)
+        for name in PROJECTIONS[:3]
     )
     core = lower(q, k, v, problem.mask, problem.is_causal)
     attention = solve(core)
@@ -102,14 +110,16 @@ def solve_forward(problem: ForwardProblem, extended: bool = False) -> ForwardSol
     return ForwardSolution(y, np.zeros_like(y), core, attention)
 
 
-def _sources(problem: ForwardProblem) -> tuple[tuple[str, Array], ...]:
-    return ("query", problem.x), ("key", problem.src), ("value", problem.src)
+def extended_heads(problem: ForwardProblem) -> tuple[DoubleDouble, ...]:
+    """q, k and v (B, H, T or S, D) of a forward call, in double-double arithmetic."""
+    return tuple(
+        split_heads(_project(problem, name, exactly(problem.source(name))), problem.n_head)
+        for name in PROJECTIONS[:3]
+    )
 
 
 def _solve_extended(problem: ForwardProblem) -> ForwardSolution:
-    q, k, v = (
-        _heads(_project(problem, name, exactly(source)), problem) for name, source in _sources(problem)
-    )
+    q, k, v = extended_heads(problem)
     core = lower(q.high, k.high, v.high, problem.mask, problem.is_causal)
     # A kernel's problem holds float64 alone: the halves of q and k become parts of longer heads, those of v
     # become values side by side.
@@ -125,13 +135,9 @@ def _solve_extended(problem: ForwardProblem) -> ForwardSolution:
         found.o[..., D:], found.o_low[..., D:]
     )
     attention = replace(found, o=o.high, o_low=o.low)
-    y = _project(problem, "out", DoubleDouble(merge_heads(o.high), merge_heads(o.low)))
+    y = _project(problem, "out", merge_heads(o))
     return ForwardSolution(y.high, y.low, core, attention)
 
 
 def _project(problem: ForwardProblem, name: str, x: DoubleDouble) -> DoubleDouble:
-    return matmul(x, exactly(problem.weights[name].T)) + exactly(problem.biases[name])
-
-
-def _heads(x: DoubleDouble, problem: ForwardProblem) -> DoubleDouble:
-    return DoubleDouble(split_heads(x.high, problem.n_head), split_heads(x.low, problem.n_head))
+    return x @ exactly(problem.weights[name].T) + exactly(problem.biases[name])

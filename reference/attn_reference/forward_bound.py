@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -57,11 +58,31 @@ def storing(dtype: str, r: Roundings) -> Storing:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """The dtype that is computed in, and what its arithmetic allows."""
+
+    dtype: str
+    r: Roundings
+    store: Storing
+
+
+@dataclass(frozen=True)
 class Error:
     """How far an array may err: the worst, and several standard sizes, of elements that err independently."""
 
     worst: Array
     probable: Array
+
+    def __add__(self, other: Error) -> Error:
+        return Error(self.worst + other.worst, self.probable + other.probable)
+
+    def times(self, factor: Any) -> Error:
+        """The error of `factor` times the array."""
+        return Error(self.worst * factor, self.probable * factor)
+
+    def plus(self, error: Array) -> Error:
+        """With another error, of either kind."""
+        return Error(self.worst + error, self.probable + error)
 
 
 @np.errstate(all="ignore")  # as in `bound`
@@ -77,15 +98,11 @@ def forward_bound(
     r = roundings(dtype, arithmetic)
     store = storing(dtype, r)
     core, attention = solution.core, solution.attention
-    arrays = {"query": core.q, "key": core.k, "value": core.v}
-    errors, overflows = {}, {}
-    for name, array in arrays.items():
-        source = problem.x if name == "query" else problem.src
-        error = projection_error(problem, name, np.abs(source), np.abs(merge_heads(array)), r, store)
-        overflows[name] = split_heads(
-            np.abs(merge_heads(array)) + error.worst > store.largest, problem.n_head
-        )
-        errors[name] = Error(*(split_heads(finite(e), problem.n_head) for e in (error.worst, error.probable)))
+    errors = head_errors(problem, core, r, store)
+    overflows = {
+        name: np.abs(array) + errors[name].worst > store.largest
+        for name, array in (("query", core.q), ("key", core.k), ("value", core.v))
+    }
 
     B, H, T, S = core.shape
     N = problem.x.shape[2]
@@ -103,6 +120,16 @@ def forward_bound(
     return np.where(np.any(lost, axis=(1, 3))[..., None], np.inf, result)
 
 
+def head_errors(problem: ForwardProblem, core: Problem, r: Roundings, store: Storing) -> dict[str, Error]:
+    """The errors of q, k and v as attention gets them: name of the projection to (B, H, T or S, D)."""
+    errors = {}
+    for name, heads in (("query", core.q), ("key", core.k), ("value", core.v)):
+        source, weight, bias = problem.source(name), problem.weights[name], problem.biases[name]
+        error = projection_error(weight, bias, np.abs(source), np.abs(merge_heads(heads)), r, store)
+        errors[name] = Error(*(split_heads(finite(e), problem.n_head) for e in (error.worst, error.probable)))
+    return errors
+
+
 def _bound(
     problem: ForwardProblem,
     core: Problem,
@@ -113,7 +140,7 @@ def _bound(
 ) -> Array:
     W = problem.weights["out"].T.reshape(1, problem.n_head, core.v.shape[3], -1)
     W_abs = np.abs(W)
-    inexact, e_v = _inexact(core, errors), errors["value"]
+    inexact, e_v = inexact_heads(core, errors), errors["value"]
     inexact_u = replace(inexact, values=e_v.worst @ W_abs, values_probable=np.sqrt(e_v.probable**2 @ (W * W)))
     own = error_parts(core, attention, r, inexact)
     heads = error_parts(
@@ -122,7 +149,7 @@ def _bound(
 
     o = np.where(attention.empty, 0.0, np.abs(attention.o))
     many = np.sqrt(alike(merge_heads(o), -1))[:, None]
-    moved = moves(problem, "out")
+    moved = moves(problem.weights["out"], problem.biases["out"])
 
     # Sums over p v round channel by channel, all else is seen from the result; so are sums where no more than one
     # channel gets there.
@@ -149,7 +176,7 @@ def _bound(
     flushed = np.where((o > 0) & (o < store.normal), store.eta, 0.0)
     flushed = np.where(moved & (y >= store.normal), 0.0, (flushed @ W_abs).sum(1))
 
-    error = sum_error(problem, "out", (o @ W_abs).sum(1), r)
+    error = sum_error(problem.weights["out"], problem.biases["out"], (o @ W_abs).sum(1), r)
     worst = worst + stored_worst + 1.01 * error.worst + flushed
     stored_probable = np.minimum(stored_probable, stored_worst)
     probable = np.where(decided, np.hypot(probable, stored_probable), probable + stored_probable)
@@ -158,7 +185,7 @@ def _bound(
     return np.where(overflow, np.inf, np.minimum(worst, probable))
 
 
-def _inexact(core: Problem, errors: dict[str, Error]) -> Inexact:
+def inexact_heads(core: Problem, errors: dict[str, Error]) -> Inexact:
     """What the errors of q, k and v do to the scores and values of a kernel."""
     q, k, v = np.abs(core.q), np.abs(finite(core.k)), finite(core.v)
     e_q, e_k, e_v = errors["query"], errors["key"], errors["value"]
@@ -176,23 +203,23 @@ def _inexact(core: Problem, errors: dict[str, Error]) -> Inexact:
 
 
 def projection_error(
-    problem: ForwardProblem, name: str, source: Array, result: Array, r: Roundings, store: Storing
+    weight: Array, bias: Array, source: Array, result: Array, r: Roundings, store: Storing
 ) -> Error:
     """The error of a projection's stored result; source and result: absolute values of what goes in and comes out."""
-    terms = source @ np.abs(problem.weights[name]).T
-    error = sum_error(problem, name, terms, r)
-    us = np.where(moves(problem, name), 0.0, store.us)
+    terms = source @ np.abs(weight).T
+    error = sum_error(weight, bias, terms, r)
+    us = np.where(moves(weight, bias), 0.0, store.us)
     flushed = np.where((result < store.normal) & (terms > 0), store.eta, 0.0)
     worst = error.worst + us * (result + error.worst) + flushed
     return Error(worst, error.probable + ROUNDING / math.sqrt(3) * us * result + flushed)
 
 
-def sum_error(problem: ForwardProblem, name: str, terms: Array, r: Roundings) -> Error:
+def sum_error(weight: Array, bias: Array, terms: Array, r: Roundings) -> Error:
     """The error of x W^T + b before it is stored; terms: |x| |W|^T."""
-    moved = moves(problem, name)
-    N = problem.x.shape[2]
+    moved = moves(weight, bias)
+    N = weight.shape[1]
     # The sum in any order, and the bias. Where scores are stored, so are partial sums and the sum without bias.
-    total = r.ua * (terms + np.abs(problem.biases[name]))
+    total = r.ua * (terms + np.abs(bias))
     worst = (N + 3) * total + 3 * r.us * terms
     probable = SYSTEMATIC * (math.sqrt(N + 3) * total + 0.5 * r.us * terms)
     factors = np.where(moved, 1, 2) * r.ut * terms  # powers of two are not rounded
@@ -200,12 +227,11 @@ def sum_error(problem: ForwardProblem, name: str, terms: Array, r: Roundings) ->
     return Error(np.where(alone, 0.0, worst) + factors, np.where(alone, 0.0, probable) + factors)
 
 
-def moves(problem: ForwardProblem, name: str) -> Array:
+def moves(weight: Array, bias: Array) -> Array:
     """Which outputs of a projection, (N,), are one of its inputs times a power of two, or 0."""
-    W = problem.weights[name]
-    mantissa = np.abs(np.frexp(W)[0])
-    simple = ((mantissa == 0) | (mantissa == 0.5)).all(1) & (np.count_nonzero(W, 1) <= 1)
-    return np.asarray(simple & (problem.biases[name] == 0))
+    mantissa = np.abs(np.frexp(weight)[0])
+    simple = ((mantissa == 0) | (mantissa == 0.5)).all(1) & (np.count_nonzero(weight, 1) <= 1)
+    return np.asarray(simple & (bias == 0))
 
 
 def alike(x: Array, axis: int) -> Array:

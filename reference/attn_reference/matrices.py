@@ -17,7 +17,7 @@ class Solution:
     o: (B, H, T, Dv), the result. p: (B, H, T, S), the weights, 0 at hidden keys. s: (B, H, T, S), the scores
     q k^T scale + bias, -inf at hidden keys. m: (B, H, T, 1), the row's largest score, 0 in empty rows. lse:
     (B, H, T), ln of the sum of e^s, -inf in empty rows. empty: (B, H, T, 1), boolean, no key is visible.
-    o_low: (B, H, T, Dv), what o lost in rounding to float64, 0 unless a longer precision was used.
+    o_low and p_low: what o and p lost in rounding to float64, 0 unless a longer precision was used.
     """
 
     o: Array
@@ -27,6 +27,7 @@ class Solution:
     lse: Array
     empty: Array
     o_low: Array
+    p_low: Array
 
     def take_rows(self, rows: Any) -> Solution:
         """The same solution for the query rows `rows` (slice or 1-D integer array) alone."""
@@ -56,9 +57,9 @@ def solve(problem: Problem, rows: Any = None, real: type[np.floating[Any]] = np.
     o = np.where(tainted(problem), real(np.nan), grouped(p, v))
     lse = (m + np.log(total))[..., 0]
 
-    p, s, m, lse = (x.astype(np.float64, copy=False) for x in (p, s, m, lse))
-    high = o.astype(np.float64, copy=False)
-    return Solution(high, p, s, m, lse, empty, (o - high).astype(np.float64))
+    s, m, lse = (x.astype(np.float64, copy=False) for x in (s, m, lse))
+    (o, o_low), (p, p_low) = halves(o), halves(p)
+    return Solution(o, p, s, m, lse, empty, o_low, p_low)
 
 
 def grouped(x: Array, y: Array) -> Array:
@@ -69,6 +70,12 @@ def grouped(x: Array, y: Array) -> Array:
     B, H, T, n = x.shape
     Hkv, m = y.shape[1], y.shape[3]
     return np.asarray((x.reshape(B, Hkv, H // Hkv * T, n) @ y).reshape(B, H, T, m))
+
+
+def halves(x: Array) -> tuple[Array, Array]:
+    """Each x rounded to float64, and what the rounding lost."""
+    high = x.astype(np.float64, copy=False)
+    return high, (x - high).astype(np.float64)
 
 
 def finite(x: Array) -> Array:

@@ -61,6 +61,23 @@ class NnMha:
         mask = None if mask is None else _as_documented(mask, x.shape, module.num_heads)
         return module(x, memory, memory, need_weights=self.need_weights, attn_mask=mask, is_causal=causal)[0]
 
+    def gradients(self, handle: Any, call: Mapping[str, Tensor], dout: Tensor) -> dict[str, Tensor | None]:
+        """Those of the packed parameters in their parts."""
+        module, leaves = handle[0], {n: a.detach() for n, a in call.items() if a.is_floating_point()}
+        y = self.forward(handle, **{**call, **{n: a.requires_grad_() for n, a in leaves.items()}})
+        packed = (module.in_proj_weight, module.in_proj_bias, module.out_proj.weight, module.out_proj.bias)
+        found = torch.autograd.grad(y, (*leaves.values(), *packed), dout, allow_unused=True)
+        gradients: dict[str, Tensor | None] = dict(
+            zip((*leaves, "in.weight", "in.bias", "out.weight", "out.bias"), found, strict=True)
+        )
+        for kind in ("weight", "bias"):
+            whole = gradients.pop(f"in.{kind}")
+            parts = (None,) * 3 if whole is None else whole.chunk(3)
+            gradients |= {
+                f"{n}.{kind}": part for n, part in zip(("query", "key", "value"), parts, strict=True)
+            }
+        return gradients
+
 
 def _as_documented(mask: Tensor, shape: torch.Size, heads: int) -> Tensor:
     """The mask with True = may not attend, one of rank 4 as (B * H, T, S); S is the module's to judge."""

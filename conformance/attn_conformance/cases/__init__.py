@@ -11,6 +11,7 @@ from attn_conformance.cases.case import KernelCase, Mask
 from attn_conformance.cases.construction import SizesCase
 from attn_conformance.cases.forward import Forward, ForwardCase, build_forward, draw_params
 from attn_conformance.cases.script import ScriptCase, Step
+from attn_conformance.cases.upstream import Upstream, build_upstream
 
 __all__ = [
     "Call",
@@ -23,8 +24,10 @@ __all__ = [
     "ScriptCase",
     "SizesCase",
     "Step",
+    "Upstream",
     "build",
     "build_forward",
+    "build_upstream",
     "carrier",
     "case_from_json",
     "draw_params",

@@ -36,6 +36,11 @@ THROUGH = {
 """How a window is called where people read."""
 
 
+def described_dout(dout: str, layout: str) -> tuple[str, str]:
+    """An output gradient in a few words, and the plain one."""
+    return dout + ("" if layout == "contiguous" else f", {layout}"), "normal"
+
+
 @dataclass(frozen=True)
 class KernelCase:
     """One attention problem, on heads already split, with what came before it.
@@ -44,6 +49,7 @@ class KernelCase:
     keys that no query of their batch element and head may see. layout: a name of `layouts.LAYOUTS`, which
     the arrays named in laid_out have. grad: "off", "on" (inputs require gradients) or "inference". fault: a
     name of `faults.FAULTS`, what is wrong with the call. before: the calls made first, on the same handle.
+    dout, dout_layout: names of `upstream.FAMILIES` and `upstream.LAYOUTS`, where gradients are asked for.
     """
 
     batch: int = 1
@@ -66,6 +72,8 @@ class KernelCase:
     window: str = "kernel"
     fault: str = "none"
     before: tuple[KernelCase, ...] = ()
+    dout: str = "normal"
+    dout_layout: str = "contiguous"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` gives the equal case back."""
@@ -109,6 +117,7 @@ class KernelCase:
             ("grad mode", self.grad, "off"),
             ("through", THROUGH.get(self.window, ""), ""),
             ("fault", self.fault, "none"),
+            ("output gradient", *described_dout(self.dout, self.dout_layout)),
         ):
             if value != plain:
                 parts.append(f"{label}: {value}")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attn_conformance.cases import masks
-from attn_conformance.cases.case import Mask
+from attn_conformance.cases.case import Mask, described_dout
 from attn_conformance.cases.values import STORAGE
 
 Array = NDArray[Any]
@@ -24,7 +24,8 @@ class ForwardCase:
 
     weights_dtype: that of the parameters, or None for x's. zeros: whether some tokens of x and xa are zero throughout.
     gain: standard deviation of projected queries and keys.
-    change: what is done to the module or the call, named by the check that draws it.
+    change: what is done to the module or the call, named by the check that draws it. dout, dout_layout: as of a
+    KernelCase.
     """
 
     batch: int = 1
@@ -40,6 +41,8 @@ class ForwardCase:
     causal: bool = False
     change: str = "none"
     seed: int = 0
+    dout: str = "normal"
+    dout_layout: str = "contiguous"
 
     @property
     def n_state(self) -> int:
@@ -73,6 +76,9 @@ class ForwardCase:
             parts.append("some tokens zero")
         if self.change != "none":
             parts.append(self.change)
+        upstream, plain = described_dout(self.dout, self.dout_layout)
+        if upstream != plain:
+            parts.append(f"output gradient: {upstream}")
         return ", ".join(parts) + f", seed {self.seed}"
 
 

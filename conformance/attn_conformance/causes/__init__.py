@@ -7,8 +7,9 @@ element, within the certified bound of that problem's answer, while the right an
 from __future__ import annotations
 
 from attn_conformance.cases import Case
-from attn_conformance.causes import causality, forwards, masks, mistakes, outputs, places, scores
+from attn_conformance.causes import causality, forwards, gradients, masks, mistakes, outputs, places, scores
 from attn_conformance.causes.cause import Cause, Situation, situation_of
+from attn_conformance.causes.gradients import Slope, slope_of
 from attn_conformance.judge import Failed
 
 __all__ = ["CATALOGUE", "Cause", "likely_cause"]
@@ -23,7 +24,9 @@ CATALOGUE: tuple[Cause, ...] = (
     *mistakes.CAUSES,
     *outputs.CAUSES,
 )
-"""All causes. Of several that fit equally well the first is named: what the call asks for (causality, a mask) goes
+"""All causes of wrong outputs; `gradients` has those of wrong gradients.
+
+Of several that fit equally well the first is named: what the call asks for (causality, a mask) goes
 before what every call has (scale, softmax), that before what is out of place, and what an output merely looks like
 comes last; a cause that leaves most of an output right goes before its neighbours."""
 
@@ -37,7 +40,8 @@ def likely_cause(smallest: tuple[Case, Failed], *others: tuple[Case, Failed]) ->
     Failures that do not tell of an output and its problem, or of one with more than `LARGEST` scores, are passed over.
     """
     first = _situation(*smallest)
-    proved = [] if first is None else [cause for cause in CATALOGUE if cause.proved(first)]
+    catalogue = gradients.CAUSES if isinstance(first, Slope) else CATALOGUE
+    proved = [] if first is None else [cause for cause in catalogue if cause.proved(first)]
     if not proved:
         return None
     further = [situation for failure in others if (situation := _situation(*failure)) is not None]
@@ -46,8 +50,10 @@ def likely_cause(smallest: tuple[Case, Failed], *others: tuple[Case, Failed]) ->
     return best if unexplained[best] <= EXCEPTIONS * len(further) else None
 
 
-def _situation(case: Case, failed: Failed) -> Situation | None:
+def _situation(case: Case, failed: Failed) -> Situation | Slope | None:
     if failed.evidence is None:
         return None
+    if failed.evidence.of is not None:
+        return slope_of(failed.evidence)
     causal, masked = bool(getattr(case, "causal", False)), getattr(case, "mask", None) is not None
     return situation_of(failed.evidence, causal=causal, masked=masked)

@@ -55,8 +55,9 @@ class Situation:
         return found.core, found.attention
 
 
-Recognition = Callable[[Situation], float | None]
-"""None if the output is not what a cause makes of the problem; else how many bounds the right answer is from that."""
+Recognition = Callable[[Any], float | None]
+"""From a situation (of gradients, a slope): None if the output is not what a cause makes of the problem; else how many
+bounds the right answer is from that."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ class Cause:
     sentence: str
     distance: Recognition
 
-    def explains(self, situation: Situation) -> bool:
+    def explains(self, situation: Any) -> bool:
         """Whether the output is what the cause makes of the problem."""
         return self.distance(situation) is not None
 
-    def proved(self, situation: Situation) -> bool:
+    def proved(self, situation: Any) -> bool:
         """Whether it explains the output, and the right answer is far from that."""
         return (self.distance(situation) or 0.0) > MATTERS
 

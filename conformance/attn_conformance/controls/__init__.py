@@ -18,7 +18,7 @@ from attn_reference.claims import DTYPES, PLAIN_FEATURES, Arithmetic, Claims
 
 __all__ = ["Control", "Inputs", "Kind", "Rule", "control", "controls", "register"]
 
-AREAS = ("dense", "online", "precision", "interface", "modules", "module_caches")
+AREAS = ("dense", "online", "precision", "interface", "gradients", "modules", "module_caches")
 
 FEATURES = (PLAIN_FEATURES - {"gradients", "linear-memory"}) | {"gqa", "scale", "dv"}
 """What every kernel here can do."""
@@ -31,11 +31,14 @@ _registry: dict[str, Control] = {}
 
 @dataclass(frozen=True)
 class Control:
-    """A right kernel or module and what it claims; target: a function, or a class with the seed's interface."""
+    """A right kernel or module and what it claims.
+
+    target: a function, a class with the seed's interface, or an Implementation.
+    """
 
     name: str
     kind: Kind
-    target: Callable[..., Any]
+    target: Any
     claims: Claims
 
 

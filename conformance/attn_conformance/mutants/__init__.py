@@ -40,6 +40,7 @@ AREAS = (
     "sizes",
     "lengths",
     "errors",
+    "gradients",
     "modules.construction",
     "modules.results",
     "modules.function",
@@ -53,6 +54,7 @@ AREAS = (
     "modules.inputs",
     "modules.state",
     "modules.numerics",
+    "modules.gradients",
 )
 
 FEATURES = PLAIN_FEATURES - {"gradients", "linear-memory"}
@@ -65,15 +67,16 @@ _registry: dict[str, Mutant] = {}
 class Mutant:
     """A wrong kernel or module, what it gets wrong, and the right version of the same code.
 
-    target: a function, or a class with the interface of the seed. requirement: the id that must kill it.
+    target: a function, a class with the interface of the seed, or an Implementation. requirement: the id that must
+    kill it.
     bug_class: the kind of defect, one of BUG_CLASSES. seen_in: public reports of real defects of that kind.
     also_fails: further requirements that may fail with it, and why.
     """
 
     name: str
     kind: Kind
-    target: Callable[..., Any]
-    twin: Callable[..., Any]
+    target: Any
+    twin: Any
     requirement: str
     bug_class: str
     seen_in: tuple[str, ...]
@@ -99,6 +102,7 @@ BUG_CLASSES: dict[str, str] = {
     "EMPTY": "zero and unit sizes",
     "FILL": "a finite number stands in for minus infinity",
     "FULLMASK": "a row without a visible key",
+    "GRAD": "gradients that are wrong or missing",
     "HEADS": "splitting, merging and grouping of heads",
     "IGNORED": "a mask or flag is accepted and not applied",
     "INT32": "offsets too narrow for the size",

@@ -1,7 +1,8 @@
 """Reproducer: a failure as a script of its own, proved before it is shown.
 
 The failing case is played once more while every call is noted, and once by the reference; where the two part, a script
-makes the same calls and exits 1. It is kept if it does so on the target, and exits 0 with the reference in its place.
+makes the same calls and exits 1. Where a gradient is wrong, it makes one call and its backward pass. It is kept if it
+does so on the target, and exits 0 with the reference in its place.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from attn_conformance.cases import Case
 from attn_conformance.judge import Failed
 from attn_conformance.registry import Check
 from attn_conformance.reproducer.differences import Finding, findings
+from attn_conformance.reproducer.gradients import gradient_drafts
 from attn_conformance.reproducer.planning import Plan, plans
 from attn_conformance.reproducer.proof import Execute, execute_in_subprocess, proved
 from attn_conformance.reproducer.recording import recording
@@ -56,7 +58,10 @@ def reproducer(
     if group in BESIDE:
         return Reproducer(None, BESIDE[group])
     reasons: list[str] = []
-    drafts = list(_drafts(check, subject, case, failed, deadly, reasons))
+    if group == "GRAD" and deadly is None:
+        drafts = list(gradient_drafts(check, subject, case, reasons))
+    else:
+        drafts = list(_drafts(check, subject, case, failed, deadly, reasons))
     for draft in sorted(dict.fromkeys(drafts), key=len)[:MOST_TRIED]:
         if proved(draft, execute, deadly=deadly):
             return Reproducer(draft, None)

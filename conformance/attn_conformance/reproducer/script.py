@@ -49,6 +49,29 @@ def written(about: Subjects, finding: Finding, plan: Plan) -> str | None:
     return text if text.count("\n") <= MOST_LINES else None
 
 
+def header(requirement: Requirement, subject: Subject, case: Case) -> list[str]:
+    """The first lines of a script: what fails, with which versions, on which case."""
+    sentence = f"{requirement.id}: {requirement.text}".replace("\\", "\\\\").replace('"', "'")
+    head = textwrap.wrap(sentence, WIDTH - 6)
+    head = [f'"""{head[0]}', *head[1:]]
+    head[-1] += '"""'
+    packages = dict.fromkeys(["attn-conformance", subject.border.name])
+    note = f"{', '.join(_versions(*packages))}: {case.describe()}"
+    return [*head, "", *textwrap.wrap(note, WIDTH, initial_indent="# ", subsequent_indent="# ")]
+
+
+def imports(code: str) -> list[str]:
+    """The imports that lines of code need, frameworks left out."""
+    standard = ["base64", "copy", "faulthandler", "importlib", "pickle", "random", "re", "sys", "zlib"]
+    lines = [f"import {name}" for name in standard if re.search(rf"(?<![\w.]){name}\.", code)]
+    if re.search(r"\bsuppress\(", code):
+        lines.append("from contextlib import suppress")
+    third = [name for name in ("ml_dtypes",) if f"{name}." in code]
+    third += ["numpy as np"] if re.search(r"\bnp\.", code) else []
+    more = [f"import {name}" for name in third]
+    return [*lines, "", *more, *([""] if more else [])]
+
+
 class _Writer:
     """Writes one script."""
 
@@ -87,30 +110,10 @@ class _Writer:
                 reference.index("") if any(line.startswith("def ") for line in reference) else len(reference)
             )
             reference = [*reference[:last], "array = np.asarray", *reference[last:]]
-        branches = ['if sys.argv[1:] == ["reference"]:', *_indented(reference), "else:", *_indented(target)]
+        branches = ['if sys.argv[1:] == ["reference"]:', *indented(reference), "else:", *indented(target)]
         code = [*branches, "", *self.body]
-        return "\n".join([*self._header(), *self._imports("\n".join(code)), *code, ""])
-
-    def _header(self) -> list[str]:
-        about = self.about
-        sentence = f"{self.id}: {about.requirement.text}".replace("\\", "\\\\").replace('"', "'")
-        head = textwrap.wrap(sentence, WIDTH - 6)
-        head = [f'"""{head[0]}', *head[1:]]
-        head[-1] += '"""'
-        packages = dict.fromkeys(["attn-conformance", about.subject.border.name])
-        versions = ", ".join(_versions(*packages))
-        note = f"{versions}: {about.case.describe()}"
-        return [*head, "", *textwrap.wrap(note, WIDTH, initial_indent="# ", subsequent_indent="# ")]
-
-    def _imports(self, code: str) -> list[str]:
-        standard = ["base64", "copy", "faulthandler", "importlib", "pickle", "random", "re", "sys", "zlib"]
-        lines = [f"import {name}" for name in standard if re.search(rf"(?<![\w.]){name}\.", code)]
-        if re.search(r"\bsuppress\(", code):
-            lines.append("from contextlib import suppress")
-        third = [name for name in ("ml_dtypes",) if f"{name}." in code]
-        third += ["numpy as np"] if re.search(r"\bnp\.", code) else []
-        more = [f"import {name}" for name in third]
-        return [*lines, "", *more, *([""] if more else [])]
+        head = header(self.about.requirement, self.about.subject, self.about.case)
+        return "\n".join([*head, *imports("\n".join(code)), *code, ""])
 
     # --- arrays
 
@@ -204,7 +207,7 @@ class _Writer:
             return
         lines = self.words.lines(event, self._spell)
         if event.outcome.error is not None:
-            lines = ["with suppress(Exception):", *_indented(lines)]
+            lines = ["with suppress(Exception):", *indented(lines)]
         self.body += lines
         self._load(event)
 
@@ -270,7 +273,7 @@ class _Writer:
 
     def _raised(self, event: Event, call: str) -> None:
         lines = self.words.lines(event, self._spell)
-        self.body += ["try:", *_indented(lines), f"except {_kind(event)} as error:"]
+        self.body += ["try:", *indented(lines), f"except {_kind(event)} as error:"]
         self.body.append("    " + self._exit("{error!r}"))
 
     def _accepted(self, event: Event, call: str) -> None:
@@ -379,7 +382,7 @@ class _Writer:
         self.body.append("    " + self._exit(f"two equal calls differ by {{difference:.3g}}; bound {limit}"))
 
     def _whatever_it_raises(self, event: Event, lines: list[str]) -> list[str]:
-        return ["with suppress(Exception):", *_indented(lines)] if event.outcome.error else lines
+        return ["with suppress(Exception):", *indented(lines)] if event.outcome.error else lines
 
 
 def _kind(event: Event) -> str:
@@ -397,7 +400,8 @@ def number_text(value: float, limit: float) -> str:
     return str(int(float(text))) if float(text) == int(float(text)) and abs(float(text)) < 1e6 else text
 
 
-def _indented(lines: Sequence[str]) -> list[str]:
+def indented(lines: Sequence[str]) -> list[str]:
+    """Lines within a block."""
     return [f"    {line}" if line else "" for line in lines]
 
 

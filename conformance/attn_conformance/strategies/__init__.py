@@ -13,6 +13,7 @@ from attn_conformance.strategies.kernels import (
 from attn_conformance.strategies.masks import BROADCASTS, FULL, KEYWISE, PARTIAL, floating_kinds, kinds, masks
 from attn_conformance.strategies.modules import constructor_arguments, faulty, forward_cases
 from attn_conformance.strategies.scripts import appended, chunks, crossed, decoded, scripts
+from attn_conformance.strategies.upstream import with_dout
 from attn_conformance.strategies.weights import weighted
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "masks",
     "scripts",
     "weighted",
+    "with_dout",
 ]
