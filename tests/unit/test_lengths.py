@@ -1,12 +1,17 @@
 """Great lengths: where each key is counted, a single one among 32768 shows in every dtype."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given, seed, settings
+from hypothesis import strategies as st
 
 from attn_conformance.cases import KernelCase, Mask, build
 from attn_conformance.judge import ask, compare
 from attn_conformance.mutants import mutants
 from attn_conformance.mutants.plain import product, seen_logits, softmax
+from attn_conformance.strategies import weighted
 from attn_reference import lower
 
 
@@ -85,5 +90,17 @@ def test_the_mutant_is_wrong_at_length_alone_and_its_twin_is_right(name):
     case = CASES[mutant.requirement]
     assert not compared(case, mutant.target).ok
     assert compared(case, mutant.twin).ok
-    short = KernelCase(**{**vars(case), "keys": 1000})
-    assert compared(short, mutant.target).ok
+    assert compared(replace(case, keys=1000), mutant.target).ok
+
+
+def test_rare_cases_are_drawn_as_rarely_as_their_weight_says():
+    long = []
+
+    @seed(0)
+    @settings(max_examples=400, database=None)
+    @given(weighted((9, st.integers(0, 2**32)), (1, st.integers(-(2**32), -1))))
+    def draw(number):
+        long.append(number < 0)
+
+    draw()
+    assert 20 < sum(long) < 70

@@ -175,9 +175,8 @@ def _counted(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str)
     edge = np.arange(max(S - T + 1, 0), S)
     group[edge] = (edge - (S - T + 1)) % groups  # of the last query from which causality hides it
     q, k, v = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
-    q[:, :, np.arange(T), np.arange(T) % groups] = 32 * np.sqrt(
-        D
-    )  # others weigh e^-32, e^-18 where scales are less
+    # Keys of other groups weigh e^-32; e^-18 inside modules, whose heads are three times as wide.
+    q[:, :, np.arange(T), np.arange(T) % groups] = 32 * np.sqrt(D)
     k[:, :, np.arange(S), group] = 1
     v[:, head, np.arange(S), channel] = 1
     return q, k, v

@@ -62,11 +62,7 @@ def _more_keys(scope: Scope) -> st.SearchStrategy[KernelCase]:
     return weighted((24, usual), (1, long))
 
 
-@check(
-    "CAUSAL-3",
-    cases=_more_keys,
-    windows=("kernel", "qkv", "cached"),
-)
+@check("CAUSAL-3", cases=_more_keys, windows=("kernel", "qkv", "cached"))
 def the_triangle_is_anchored_bottom_right(subject: Subject, case: KernelCase) -> bool:
     """With T < S, key j is visible to query i iff j <= i + (S - T)."""
     call = build(case)

@@ -15,6 +15,5 @@ def weighted(*choices: tuple[int, SearchStrategy[T]]) -> SearchStrategy[T]:
 
     `one_of` drops a strategy that is named again, so it cannot say that.
     """
-    return st.sampled_from([choice for weight, choice in choices for _ in range(weight)]).flatmap(
-        lambda choice: choice
-    )
+    repeated = [choice for weight, choice in choices for _ in range(weight)]
+    return st.sampled_from(repeated).flatmap(lambda choice: choice)
