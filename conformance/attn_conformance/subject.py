@@ -161,8 +161,11 @@ class Subject(ABC):
         native = self._dout(posed, dout)
         pull = posed.own
         if pull is None:
-            with blaming():
-                out, pull = self.border.vjp(posed.function, posed.inputs)
+            try:
+                with blaming():
+                    out, pull = self.border.vjp(posed.function, posed.inputs)
+            except Raised as raised:
+                raise NotAsked(f"the calls raised, which other requirements judge: {raised}") from raised
             self._look_at(out, posed.shape)
             between()
         with blaming(), self.border.grad_mode(self.border.grad_modes[posed.own is not None]):

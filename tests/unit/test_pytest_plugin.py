@@ -203,7 +203,7 @@ def test_what_is_observed_passes_with_a_property(folder: pytest.Pytester) -> Non
 
 
 def test_what_is_not_claimed_or_planned_is_skipped_with_the_reason(folder: pytest.Pytester) -> None:
-    result = asked(folder, "mypkg.right:attention", "MASK-2,GRAD-2", more="without=['float-mask']")
+    result = asked(folder, "mypkg.right:attention", "MASK-2,PERF-1", more="without=['float-mask']")
     result.assert_outcomes(skipped=2)
     result.stdout.fnmatch_lines(["SKIPPED *: not claimed: float-mask"])
 

@@ -24,8 +24,8 @@ from attn_reference.requirements import load_requirements
 SCHEMA = json.loads(files("attn_conformance").joinpath("schema/result-1.json").read_text())
 
 
-IN_MATRICES = PLAIN_FEATURES - {"linear-memory"}
-"""What is asked of a function that holds its scores."""
+IN_MATRICES = PLAIN_FEATURES - {"gradients", "linear-memory"}
+"""What is asked of a NumPy function that holds its scores."""
 
 
 def made(function, **claims):

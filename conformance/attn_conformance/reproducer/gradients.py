@@ -284,19 +284,19 @@ class _Writer:
         return type(self._implementation) is DropIn
 
     def _array(self) -> list[str]:
-        held = [*self.arrays.values(), *self.params.values()]
+        kinds = {array.dtype.name for array in (*self.arrays.values(), *self.params.values())}
         to = "" if self.subject.device == "cpu" else f'.to("{self.subject.device}")'
-        if not any(array.dtype.name == "bfloat16" for array in held):
-            if not to:
-                return ["array = torch.from_numpy"]
-            return ["def array(values):", f"    return torch.from_numpy(values){to}", ""]
-        return [
-            "def array(values):",
-            '    half = values.dtype == "bfloat16"',
-            "    made = torch.from_numpy(values.view(np.int16) if half else values)",
-            f"    return (made.view(torch.bfloat16) if half else made){to}",
-            "",
-        ]
+        if "bfloat16" not in kinds:
+            made = [f"return torch.from_numpy(values){to}"] if to else []
+        elif kinds == {"bfloat16"}:
+            made = [f"return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16){to}"]
+        else:
+            made = [
+                'if values.dtype == "bfloat16":',
+                f"    return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16){to}",
+                f"return torch.from_numpy(values){to}",
+            ]
+        return ["def array(values):", *indented(made), ""] if made else ["array = torch.from_numpy"]
 
     def _built(self, adapter: bool) -> list[str]:
         """The module, with the weights that count."""
@@ -310,6 +310,7 @@ class _Writer:
                 'parts = ("query", "key", "value", "out")',
                 f'kinds = {{"weight": ({size}, {size}), "bias": ({size},)}}',
                 f'zeros = {{f"{{p}}.{{kind}}": {zero} for p in parts for kind, shape in kinds.items()}}',
+                *([] if getattr(self.subject, "key_bias", False) else ['del zeros["key.bias"]']),
                 f"module = target.build({size}, {self.heads}, {self.causal}, zeros)",
             ]
         kind = next(iter((self.params or self.arrays).values())).dtype.name
