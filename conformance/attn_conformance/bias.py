@@ -6,17 +6,28 @@ nothing its part of a fit averages out, and a defect that no single element show
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attn_conformance.cases.values import STORAGE
+from attn_conformance.gradients import Gradient
 from attn_conformance.judge import Answer
-from attn_reference import Arithmetic, Problem, Solution, bound, half_ulp, solve
+from attn_reference import (
+    Arithmetic,
+    Problem,
+    Solution,
+    backward_bound,
+    bound,
+    half_ulp,
+    solve,
+    solve_backward,
+)
 from attn_reference.bound import roundings
 from attn_reference.matrices import finite, grouped
+from attn_reference.pair_errors import across
 
 Array = NDArray[np.float64]
 
@@ -24,9 +35,10 @@ SIGMAS = 6.0
 """Standard errors beyond which a coefficient is no chance: of 64 problems, one fit in 10^7 (Student's t)."""
 
 SENTENCES = {
-    "gain": "outputs are too {large} by {percent:.2g} % +- {percent_error:.1g} %",
+    "gain": "results are too {large} by {percent:.2g} % +- {percent_error:.1g} %",
     "scale": "logits are scaled by {factor:.5f} +- {error:.1g}",
     "leak": "every hidden key has a weight of {value:.2g} +- {error:.1g}",
+    "row term": "D, the row's mean of the gradient of p, is too {large} by {percent:.2g} % +- {percent_error:.1g} %",
     "rounding": "results are rounded {way} zero: {value:+.2f} +- {error:.1g} units in the last place on average",
 }
 """What each direction means, in words."""
@@ -81,7 +93,7 @@ def directions(problem: Problem, solution: Solution, dtype: str) -> Iterator[tup
     yield "gain", o
     yield "scale", grouped(p * (s - (p * s).sum(-1, keepdims=True)), v)
     yield "leak", grouped(hidden, v) - hidden.sum(-1, keepdims=True) * o
-    yield "rounding", np.sign(o) * 2 * half_ulp(o, dtype)
+    yield "rounding", _ulps(o, dtype)
 
 
 def fits(got: Array, answer: Answer) -> tuple[Fit, ...]:
@@ -94,31 +106,86 @@ def fits(got: Array, answer: Answer) -> tuple[Fit, ...]:
     assert isinstance(problem, Problem)
     assert answer.value.shape == got.shape  # of all rows
     solution = solve(problem)
-    nearest = (answer.value + answer.low).astype(STORAGE[answer.dtype]).astype(np.float64)
-    error = got.astype(np.float64) - nearest
-    # Elements that are wrong by themselves are left out, and those of which anything or nothing is allowed.
-    judged = (np.abs(error) <= answer.limit) & np.isfinite(answer.limit) & (answer.limit > 0)
-    error = np.where(judged, error, 0.0)
-    weight = np.where(judged, answer.limit, np.inf) ** -2.0
     # Roundings to the storage dtype have no direction; those of accumulators and of tf32, and the error of exp, may.
-    arithmetic: Arithmetic = "tf32" if answer.arithmetic == "tf32" else "precise"
-    accumulators = bound(problem, solution, answer.dtype, arithmetic)
+    accumulators = bound(problem, solution, *_accumulating(answer))
     eps_exp = roundings(answer.dtype, answer.arithmetic).eps_exp
     v, largest = finite(problem.v).swapaxes(-1, -2), solution.s == solution.m
-    found = []
-    for name, direction in directions(problem, solution, answer.dtype):
-        weighted = weight * direction
-        size = (weighted * direction).sum((2, 3)).ravel()
-        if not size.any():
-            continue  # no key is hidden
-        along = (weighted * error).sum((2, 3)).ravel()
-        total, n = size.sum(), size.size
-        value = along.sum() / total
-        spread = np.sqrt(((along - value * size) ** 2).sum() * n / (n - 1)) / total
+
+    def allowed(weighted: Array) -> float:
         # exp errs alike above and below the line, and d o / d ln p_j is p_j (v_j - o). But where it should be 1, the
         # weight may be rounded back to that and the normaliser not.
-        across = (weighted * solution.o).sum(-1, keepdims=True)
-        exp = solution.p * (np.abs(grouped(weighted, v) - across) + largest * np.abs(across))
-        allowed = ((np.abs(weighted) * accumulators).sum() + eps_exp * exp.sum()) / total
-        found.append(Fit(name, value, spread, allowed, value * along.sum()))
-    return tuple(found)
+        own = (weighted * solution.o).sum(-1, keepdims=True)
+        exp = solution.p * (np.abs(grouped(weighted, v) - own) + largest * np.abs(own))
+        return float((np.abs(weighted) * accumulators).sum() + eps_exp * exp.sum())
+
+    error, weight = _errors(got, answer)
+    named = directions(problem, solution, answer.dtype)
+    return tuple(fit for name, x in named if (fit := _fit(name, error, weight, x, allowed)) is not None)
+
+
+def gradient_fits(got: Mapping[str, Array], asked: Mapping[str, Gradient]) -> dict[str, tuple[Fit, ...]]:
+    """As `fits`, for gradients of q, k and v, each (B, H, T or S, n), as many key heads as query heads."""
+    first = next(iter(asked.values()))
+    problem = first.answer.problem
+    assert isinstance(problem, Problem)
+    backward = solve_backward(problem, first.dout)
+    p, ds, scale, Hkv = backward.solution.p, np.abs(backward.ds), problem.scale, problem.k.shape[1]
+    accumulators = backward_bound(problem, backward, *_accumulating(first.answer))
+    # What an error of exp, and that which it makes of a row's normaliser and D, do to ds and p.
+    of_ds, of_p = ds + p * ds.sum(-1, keepdims=True), 2 * p
+    eps_exp = roundings(first.answer.dtype, first.answer.arithmetic).eps_exp
+    exp = {
+        "q": scale * grouped(of_ds, np.abs(problem.k)),
+        "k": scale * across(of_ds, np.abs(problem.q), Hkv),
+        "v": across(of_p, np.abs(backward.do), Hkv),
+    }
+    row_term = {
+        "q": -scale * grouped(p * backward.D, problem.k),
+        "k": -scale * across(p * backward.D, problem.q, Hkv),
+    }
+    found = {}
+    for of, gradient in asked.items():
+        value, spread = gradient.answer.value, accumulators[of] + eps_exp * exp[of]
+        named = {"gain": value, "row term": row_term.get(of), "rounding": _ulps(value, gradient.dtype)}
+
+        def allowed(weighted: Array, spread: Array = spread) -> float:
+            return float((np.abs(weighted) * spread).sum())
+
+        error, weight = _errors(got[of], gradient.answer)
+        fitted = (_fit(name, error, weight, x, allowed) for name, x in named.items() if x is not None)
+        found[of] = tuple(fit for fit in fitted if fit is not None)
+    return found
+
+
+def _accumulating(answer: Answer) -> tuple[str, Arithmetic]:
+    """A dtype and an arithmetic in which nothing but accumulators, and tf32's operands, are rounded."""
+    accumulator = "float64" if answer.dtype == "float64" else "float32"
+    return accumulator, "tf32" if answer.arithmetic == "tf32" else "precise"
+
+
+def _errors(got: Array, answer: Answer) -> tuple[Array, Array]:
+    """Errors and weights of elements; those that are wrong by themselves, or of which anything is allowed, count 0."""
+    nearest = (answer.value + answer.low).astype(STORAGE[answer.dtype]).astype(np.float64)
+    error = got.astype(np.float64) - nearest
+    judged = (np.abs(error) <= answer.limit) & np.isfinite(answer.limit) & (answer.limit > 0)
+    return np.where(judged, error, 0.0), np.where(judged, answer.limit, np.inf) ** -2.0
+
+
+def _fit(
+    name: str, error: Array, weight: Array, direction: Array, allowed: Callable[[Array], float]
+) -> Fit | None:
+    """Least squares over the problems; None if none of them has the direction."""
+    weighted = weight * direction
+    size = (weighted * direction).sum((2, 3)).ravel()
+    if not size.any():
+        return None
+    along = (weighted * error).sum((2, 3)).ravel()
+    total, n = size.sum(), size.size
+    value = along.sum() / total
+    spread = np.sqrt(((along - value * size) ** 2).sum() * n / (n - 1)) / total
+    return Fit(name, value, spread, allowed(weighted) / total, value * along.sum())
+
+
+def _ulps(x: Array, dtype: str) -> Array:
+    """A unit in the last place of each number, with its sign."""
+    return np.asarray(np.sign(x) * 2 * half_ulp(x, dtype))

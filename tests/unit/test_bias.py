@@ -1,19 +1,25 @@
 """Bias: planted defects that no element shows are found and named with their size; right kernels have none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from attn_conformance.bias import fits
 from attn_conformance.cases import KernelCase, Mask, build
 from attn_conformance.cases.values import STORAGE
-from attn_conformance.checks.numerics import errors_have_no_direction
+from attn_conformance.checks.numerics import (
+    errors_have_no_direction,
+    errors_of_gradients_have_no_direction,
+)
 from attn_conformance.controls import controls
 from attn_conformance.judge import Failed, NotAsked, ask
 from attn_conformance.mutants import mutants
+from attn_conformance.mutants.differentiable import Differentiable
 from attn_conformance.mutants.plain import masked, product, row_peak, scores, softmax
 from attn_conformance.mutants.precision import cut
 from attn_conformance.targets import subject
-from attn_reference import lower
+from attn_reference import Claims, lower
 
 HIDDEN = Mask("random", axes="bhts", planes="each")
 
@@ -54,7 +60,7 @@ def leaking(q, k, v, mask):
 @pytest.mark.parametrize(
     ("kernel", "name", "value", "sentence"),
     [
-        (gained, "gain", 0.001, "outputs are too large by 0.1"),
+        (gained, "gain", 0.001, "results are too large by 0.1"),
         (scaled, "scale", 0.001, "logits are scaled by 1.00"),
         (truncated, "rounding", -0.5, "results are rounded towards zero: -0."),
         # The row's peak weighs about 0.2, and e^-10 of that is 1e-5.
@@ -106,15 +112,45 @@ def test_a_leak_is_looked_for_where_keys_are_hidden():
     assert "leak" in fitted(right, session(mask=HIDDEN))
 
 
-NAMED = [name for name, mutant in mutants("kernel").items() if mutant.requirement == "NUM-5"]
+NAMED = {name: mutant for name, mutant in mutants("kernel").items() if mutant.requirement == "NUM-5"}
 
 
 @pytest.mark.parametrize("name", NAMED)
 def test_the_mutants_of_num_5_are_biased_and_their_twins_are_not(name):
-    case = session(values="shifted" if "weights" in name or "reciprocal" in name else "large")
+    gradients = "gradients" in NAMED[name].claims.features
+    function = errors_of_gradients_have_no_direction if gradients else errors_have_no_direction
+    case = session(values="large" if "scale" in name or gradients else "shifted", dout="normal")
     with pytest.raises(Failed, match="have a direction"):
-        errors_have_no_direction(subject(f"mutant:{name}")[0], case)
-    assert errors_have_no_direction(subject(f"twin:{name}")[0], case) is True
+        function(subject(f"mutant:{name}")[0], case)
+    assert function(subject(f"twin:{name}")[0], case) is True
+
+
+class Leaning(Differentiable):
+    """Its gradient of q is 0.2 % too large."""
+
+    def dq(self, x, ds):
+        return 1.002 * super().dq(x, ds)
+
+
+def judged_gradients(kernel, dtype="bfloat16"):
+    claims = Claims(dtypes=(dtype,), features=frozenset({"gradients"}))
+    found = replace(subject("control:precise-backward")[0], function=kernel, claims=claims)
+    return errors_of_gradients_have_no_direction(found, session(dtype, dout="normal"))
+
+
+def test_a_gradient_that_leans_is_named_with_how_much():
+    with pytest.raises(Failed, match="in the gradient of q, results are too large by"):
+        judged_gradients(Leaning())
+
+
+@pytest.mark.parametrize("dtype", STORAGE)
+def test_right_gradients_do_not_lean(dtype):
+    assert judged_gradients(Differentiable(), dtype) is True
+
+
+def test_wrong_gradients_are_left_to_other_requirements():
+    with pytest.raises(NotAsked):
+        judged_gradients(mutants()["row-term-missing"].target)
 
 
 def test_what_single_elements_show_is_left_to_other_requirements():

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from attn_conformance import expect
-from attn_conformance.bias import fits
-from attn_conformance.cases import KernelCase, build
+from attn_conformance.bias import Fit, fits, gradient_fits
+from attn_conformance.cases import KernelCase, build, build_upstream
 from attn_conformance.cases.values import FAMILIES
 from attn_conformance.checks.equality import even_weights
+from attn_conformance.gradients import compared
 from attn_conformance.judge import Evidence, Failed, NotAsked, compare
 from attn_conformance.registry import check
 from attn_conformance.scope import Scope
@@ -24,8 +25,10 @@ from attn_conformance.strategies import (
     kernel_cases,
     kinds,
     masks,
+    only,
     sizes,
     weighted,
+    with_dout,
 )
 from attn_conformance.subject import Subject
 from attn_reference import solve
@@ -184,10 +187,38 @@ def errors_have_no_direction(subject: Subject, case: KernelCase) -> bool:
     if comparison.wrong > STRAYS * comparison.size:
         raise NotAsked("elements are out of bound, which other requirements judge")
     found = fits(got, answer)
+    _look_at(found, "")
+    return bool(found)
+
+
+@check(
+    "NUM-5",
+    cases=lambda scope: with_dout(_sessions(only(scope, "float16", "bfloat16"))),
+    windows=("kernel", "qkv"),
+    needs=("gradients",),
+    at_most=SESSIONS // 4,
+)
+def errors_of_gradients_have_no_direction(subject: Subject, case: KernelCase) -> bool:
+    """Over 64 problems the errors of dq, dk and dv fit no gain, no other D and no one-sided rounding."""
+    call, dout = build(case), build_upstream(case)
+    asked = subject.answer_gradients(call, dout, "qkv")
+    pulled = subject.gradients(subject.differentiated(call, "qkv"), dout).gradients
+    got = {name: array for name, array in pulled.items() if array is not None}
+    if len(got) < len(asked) or any(
+        compared(got[of], gradient).wrong > STRAYS * got[of].size for of, gradient in asked.items()
+    ):
+        raise NotAsked("gradients are out of bound, which other requirements judge")
+    found = gradient_fits(got, asked)
+    for of, fitted in found.items():
+        _look_at(fitted, f"in the gradient of {of}, ")
+    return all(found.values())
+
+
+def _look_at(found: tuple[Fit, ...], where: str) -> None:
+    """Failed if a coefficient is more than chance and the allowed; the one that explains the most is told."""
     if any(fit.biased for fit in found):
         best = max(found, key=lambda fit: fit.explained)
         raise Failed(
-            f"the errors of {PROBLEMS[0] * PROBLEMS[1]} problems have a direction: {best.sentence}\n"
+            f"the errors of {PROBLEMS[0] * PROBLEMS[1]} problems have a direction: {where}{best.sentence}\n"
             f"chance and allowed errors account for {best.limit / abs(best.value):.0%} of that"
         )
-    return bool(found)

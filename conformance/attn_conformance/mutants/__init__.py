@@ -39,6 +39,7 @@ AREAS = (
     "layout",
     "sizes",
     "lengths",
+    "gradient_rounding",
     "errors",
     "gradients",
     "modules.construction",

@@ -16,7 +16,7 @@ from attn_conformance.mutants.differentiable import (
     hidden,
     softmax,
 )
-from attn_reference.claims import Claims
+from attn_reference.claims import DTYPES, Claims
 
 C = TypeVar("C", bound=type[Differentiable])
 
@@ -32,6 +32,7 @@ def gradient_mutant(
     seen_in: tuple[str, ...],
     twin: Differentiable = RIGHT,
     features: tuple[str, ...] = (),
+    dtypes: tuple[str, ...] = DTYPES,
     also_fails: Mapping[str, str] | None = None,
 ) -> Callable[[C], C]:
     """Register a kernel with a wrong backward pass. features: beyond FEATURES and gradients."""
@@ -39,7 +40,7 @@ def gradient_mutant(
     def decorate(cls: C) -> C:
         kernel = cls()
         kernel.__doc__ = cls.__doc__
-        claims = Claims(features=FEATURES | {"gradients", *features})
+        claims = Claims(dtypes=dtypes, features=FEATURES | {"gradients", *features})
         register(
             Mutant(
                 name, "kernel", kernel, twin, requirement, bug_class, seen_in, claims, dict(also_fails or {})

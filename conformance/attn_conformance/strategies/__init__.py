@@ -9,6 +9,7 @@ from attn_conformance.strategies.kernels import (
     counted_keys,
     direct,
     kernel_cases,
+    only,
 )
 from attn_conformance.strategies.masks import BROADCASTS, FULL, KEYWISE, PARTIAL, floating_kinds, kinds, masks
 from attn_conformance.strategies.modules import constructor_arguments, faulty, forward_cases
@@ -39,6 +40,7 @@ __all__ = [
     "kernel_cases",
     "kinds",
     "masks",
+    "only",
     "scripts",
     "weighted",
     "with_dout",
