@@ -8,6 +8,8 @@ stores weights; and it may sum in any order, the heads of a group one by one.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .backward import Backward, stack
@@ -15,7 +17,7 @@ from .bound import Roundings, largest, roundings
 from .claims import Arithmetic
 from .forward_bound import Error, alike
 from .matrices import finite, grouped
-from .pair_errors import CHANCE, FINE, PairErrors, across, copies, in_squares, of_terms, pair_errors
+from .pair_errors import CHANCE, FINE, Granted, PairErrors, across, copies, in_squares, of_terms, pair_errors
 from .problem import Array, Problem
 
 PRODUCTS = 1.02  # products of errors; the largest single one is bfloat16's 2^-7, of p and ds both rounded
@@ -36,7 +38,7 @@ def backward_bound(
     q, k, do, scale = finite(problem.q), finite(problem.k), backward.do, abs(problem.scale)
     Hkv, seen, lost = k.shape[1], np.broadcast_to(problem.visible, problem.shape) * 1.0, e.lost * 1.0
     a_query, a_key = np.ones((*q.shape[:3], 1)), np.ones((*k.shape[:3], 1))
-    sums = sum_errors(problem, backward, e, dtype, r)
+    sums = sum_errors(problem, backward, e, reached(e), dtype, r)
     dq = over_keys(e, k).times(scale) + sums["q"]
     dk = over_queries(e, q).times(scale) + sums["k"]
     dv = of_values(e, do) + sums["v"]
@@ -52,26 +54,45 @@ def backward_bound(
     return bounds
 
 
+def reached(e: PairErrors, of_ds: Any = 0.0, of_p: Any = 0.0) -> tuple[Error, Error]:
+    """The sizes that ds and p may have with their errors, the worst and the probable.
+
+    of_ds, and of_p, relative: what inexact inputs add to the probable.
+    """
+    ds, p = e.sizes.ds, e.sizes.p
+    likely = e.probable.ds + e.ds_random + e.d_shares + of_ds
+    return (
+        Error(ds + e.ds_worst, ds + likely),
+        Error(p * (1 + e.worst.p + e.p_stored), p * (1 + e.probable.p + e.p_random + of_p)),
+    )
+
+
 def sum_errors(
-    problem: Problem, backward: Backward, e: PairErrors, dtype: str, r: Roundings
+    problem: Problem,
+    backward: Backward,
+    e: PairErrors,
+    reach: tuple[Error, Error],
+    dtype: str,
+    r: Roundings,
 ) -> dict[str, Error]:
-    """What the summation of dq, dk and dv adds, and what becomes of the scale and of a group's heads on the way."""
+    """What the summation of dq, dk and dv adds, and what becomes of the scale and of a group's heads on the way.
+
+    reach: of ds and p, as `reached` says: it is their sizes with errors that are summed.
+    """
     q, k, do, scale = finite(problem.q), finite(problem.k), backward.do, abs(problem.scale)
     ds, p, Hkv = e.sizes.ds, e.sizes.p, k.shape[1]
     visible = 1.0 * np.broadcast_to(problem.visible, problem.shape)
-    terms = {
-        "q": scale * grouped(ds, np.abs(k)),
-        "k": scale * across(ds, np.abs(q), Hkv),
-        "v": across(p, np.abs(do), Hkv),
-    }
-    sums = {
-        name: Error(worst * terms[name], probable * terms[name])
-        for name, worst, probable in (
-            ("q", e.worst.keys, e.probable.keys),
-            ("k", e.worst.queries, e.probable.queries),
-            ("v", e.worst.queries, e.probable.queries),
-        )
-    }
+
+    def summed(level: Granted, of_ds: Array, of_p: Array) -> dict[str, Array]:
+        return {
+            "q": level.keys * scale * grouped(of_ds, np.abs(k)),
+            "k": level.queries * scale * across(of_ds, np.abs(q), Hkv),
+            "v": level.queries * across(of_p, np.abs(do), Hkv),
+        }
+
+    worst = summed(e.worst, reach[0].worst, reach[1].worst)
+    probable = summed(e.probable, reach[0].probable, reach[1].probable)
+    sums = {name: Error(worst[name], probable[name]) for name in worst}
     # The scale may be applied to ds before that is stored.
     flushed = {"q": grouped(visible, np.abs(k)), "k": across(visible, np.abs(q), Hkv)}
     for name, size in flushed.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -71,12 +72,12 @@ def _differentiate(
     q, k, v = heads
     core, found = differentiate(solution.core, attention, (q, k, v, do), lift)
 
-    outputs: dict[str, Real] = {name: merge_heads(found[name[0]]) for name in PROJECTIONS[:3]}
+    outputs: dict[str, Any] = {name: merge_heads(found[name[0]]) for name in PROJECTIONS[:3]}
     outputs["out"] = exact(dy)
     x, src = (only(np.isfinite(a), exact(a)) for a in (problem.x, problem.src))
     o = merge_heads(lift(attention.o, attention.o_low))
-    inputs: dict[str, Real] = {"query": x, "key": src, "value": src, "out": o}
-    gradients: dict[str, Real] = {}
+    inputs: dict[str, Any] = {"query": x, "key": src, "value": src, "out": o}
+    gradients: dict[str, Any] = {}
     for name, dY in outputs.items():
         rows = dY.reshape(-1, dY.shape[2])
         gradients[f"{name}.weight"] = rows.swapaxes(0, 1) @ inputs[name].reshape(-1, dY.shape[2])

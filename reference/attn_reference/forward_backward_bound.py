@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from .backward_bound import PRODUCTS, bias_bound, sum_errors
+from .backward_bound import PRODUCTS, bias_bound, reached, sum_errors
 from .bound import error_parts, roundings, unit_roundoff
 from .claims import Arithmetic
 from .forward import PROJECTIONS, ForwardProblem, merge_heads, split_heads
@@ -37,7 +36,7 @@ from .inexact_pairs import (
     inexact_pairs,
     joint_ds,
     joint_p,
-    of_key,
+    of_inputs,
     seen_by_keys,
     seen_by_queries,
     seen_by_values,
@@ -45,7 +44,7 @@ from .inexact_pairs import (
     turned_error,
 )
 from .matrices import finite
-from .pair_errors import CHANCE, FINE, PairErrors, copies, in_squares, of_terms, share
+from .pair_errors import CHANCE, FINE, PairErrors, copies, in_squares, of_terms
 from .problem import Array
 
 
@@ -53,15 +52,14 @@ from .problem import Array
 class Side:
     """What a projection gets from attention's backward pass: dY (B, rows, N), a sum over pairs times a factor.
 
-    dy, pairs and worst_pairs: without signs. pairs: (B, H, rows, n), scaled; worst_pairs: with their errors. factor:
-    (B, H, n, D), with its error and how many copies of its rows round alike. sums: what summation adds, (B, H, rows,
+    dy, and pairs, (B, H, rows, n) and scaled: the sizes that they may have with their errors. factor: (B, H, n, D),
+    with its error and how many copies of its rows round alike. sums: what summation adds, (B, H, rows,
     D). tokens: (B, rows, N), what the projection was applied to, and weight: with what. seen(y): the error of pairs
     times y in place of the factor. joint(x): that of dY^T x, (H, D, n) for x (B, 1, rows, n), both by errors of pairs.
     """
 
     dy: Array
-    pairs: Array
-    worst_pairs: Array
+    pairs: Error
     factor: Array
     error: Error
     copies: Array
@@ -105,9 +103,9 @@ def forward_backward_bound(
         found["x"] = added(products, through, PROJECTIONS[:3], at)
     bounds = {name: np.minimum(error.worst, error.probable) for name, error in found.items()}
     if "mask" in backward.gradients:
-        inputs = shared.query_ds + of_key(e, shared) + shared.common * e.sizes.ds
-        inputs = inputs + share(e.sizes.p, shared.key_d)
-        bounds["mask"] = bias_bound(kernel, e, r, inputs).reshape(backward.gradients["mask"].shape)
+        bounds["mask"] = bias_bound(kernel, e, r, of_inputs(e, shared)).reshape(
+            backward.gradients["mask"].shape
+        )
 
     if e.lost.any() or (at.store.us and _overflows(backward, errors, products, at.store)):
         return {name: np.full(value.shape, np.inf) for name, value in backward.gradients.items()}
@@ -120,7 +118,7 @@ def _overflows(
     """Whether an array that may be stored may overflow."""
     kernel, core = backward.solution.core, backward.core
     visible = np.broadcast_to(kernel.visible, kernel.shape)
-    queries, keys = visible.any(-1)[..., None], visible.any(-2)[..., None]  # type: ignore[index]
+    queries, keys = (np.asarray(visible.any(axis))[..., None] for axis in (-1, -2))
     heads = {"query": (kernel.q, queries), "key": (kernel.k, keys), "value": (kernel.v, keys)}
     heads["do"] = core.do, queries
     stored = [np.where(seen, np.abs(x) + errors[name].worst, 0.0) for name, (x, seen) in heads.items()]
@@ -139,32 +137,41 @@ def _sides(
 ) -> dict[str, Side]:
     core, kernel = backward.core, backward.solution.core
     q, k, do, scale = finite(kernel.q), finite(kernel.k), core.do, abs(kernel.scale)
-    sums = sum_errors(kernel, core, e, at.dtype, at.r)
-    ds, ds_worst = scale * e.sizes.ds, scale * (e.sizes.ds + e.ds_worst)
-    p, p_worst = e.sizes.p, e.sizes.p * (1 + e.worst.p + e.p_stored)
+    of_p = shared.query_p + shared.key_score + shared.common
+    reach = reached(e, of_inputs(e, shared), of_p)
+    sums = sum_errors(kernel, core, e, reach, at.dtype, at.r)
+    ds, p = reach[0].times(scale), reach[1]
 
     def side(
-        name: str, pairs: Array, worst: Array, factor: Array, of: str, copied: Array, **seen: Any
+        name: str,
+        pairs: Error,
+        factor: Array,
+        of: str,
+        copied: Array,
+        seen: Callable[[Array], Error],
+        joint: Callable[[Array], Error],
     ) -> Side:
-        dy, tokens = np.abs(merge_heads(core.gradients[name[0]])), finite(problem.source(name))
-        weight, error = problem.weights[name], errors[of]
-        return Side(dy, pairs, worst, factor, error, copied, sums[name[0]], tokens, weight, **seen)
+        # Where errors cancel in dY W, those of numbers that err already are all that is left.
+        error = seen(factor) + sums[name[0]]
+        size = np.abs(core.gradients[name[0]]) + np.minimum(error.worst, error.probable)
+        tokens, weight = finite(problem.source(name)), problem.weights[name]
+        return Side(
+            merge_heads(size), pairs, factor, errors[of], copied, sums[name[0]], tokens, weight, seen, joint
+        )
 
     return {
         "query": side(
             "query",
             ds,
-            ds_worst,
             k,
             "key",
             shared.key_copies,
-            seen=lambda y: seen_by_queries(e, shared, core.ds, y).times(scale),
+            seen=lambda y: seen_by_queries(e, shared, y).times(scale),
             joint=lambda x: joint_ds(e, shared, k, x).times(scale),
         ),
         "key": side(
             "key",
-            turned(ds),
-            turned(ds_worst),
+            turned_error(ds),
             q,
             "query",
             shared.query_copies,
@@ -173,8 +180,7 @@ def _sides(
         ),
         "value": side(
             "value",
-            turned(p),
-            turned(p_worst),
+            turned_error(p),
             do,
             "do",
             shared.query_copies,
@@ -191,8 +197,8 @@ def of_tokens(side: Side, at: Setting, alone: bool) -> Error:
     W = side.weight.reshape(1, H, D, -1)
     W_abs, many = np.abs(W), np.sqrt(alike(side.dy, -1))
     error = side.seen(side.factor @ W) + Error(
-        side.worst_pairs @ (side.error.worst @ W_abs),
-        in_squares(side.pairs, np.sqrt(side.copies * (side.error.probable**2 @ (W * W)))),
+        side.pairs.worst @ (side.error.worst @ W_abs),
+        in_squares(side.pairs.probable, np.sqrt(side.copies * (side.error.probable**2 @ (W * W)))),
     )
     chance = many[:, None] * in_squares(side.sums.probable, W)
     error = error + Error(side.sums.worst @ W_abs, np.minimum(chance, side.sums.probable @ W_abs))
@@ -227,8 +233,12 @@ def of_parameters(name: str, side: Side, at: Setting) -> dict[str, Error]:
     x = np.concatenate([side.tokens, np.ones_like(side.tokens[..., :1])], -1)
     x_abs = np.abs(x)[:, None]
     error = side.joint(x[:, None]) + Error(
-        (turned(side.error.worst) @ (turned(side.worst_pairs) @ x_abs)).sum(0),
-        np.sqrt((turned(side.error.probable**2) @ ((turned(side.pairs) @ x_abs) ** 2 * side.copies)).sum(0)),
+        (turned(side.error.worst) @ (turned(side.pairs.worst) @ x_abs)).sum(0),
+        np.sqrt(
+            (turned(side.error.probable**2) @ ((turned(side.pairs.probable) @ x_abs) ** 2 * side.copies)).sum(
+                0
+            )
+        ),
     )
     by_head = Error(*(e.reshape(-1, x.shape[2]) for e in (error.worst, error.probable)))
     sums = Error(merge_heads(side.sums.worst), merge_heads(side.sums.probable))

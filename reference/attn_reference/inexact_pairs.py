@@ -26,12 +26,13 @@ from .problem import Array
 class Shared:
     """Probable errors of p and ds by inexact inputs, several standard sizes; (B, H, T, S) unless said otherwise.
 
-    query_p, relative, and query_ds: by errors of the query's q and dO, which its keys share. key_score and key_dp: of a
-    score and of dp, by errors of the key's k and v, which its queries share. common and key_d: (B, H, T, 1), what the
-    latter do to all weights of a row, relative, and to D. query_copies: (B, H, T, 1), key_copies: (B, H, S, 1) and
-    pair_copies: how many of the whole batch round alike.
+    ds: with its sign. query_p, relative, and query_ds: by errors of the query's q and dO, which its keys share.
+    key_score and key_dp: of a score and of dp, by errors of the key's k and v, which its queries share. common and
+    key_d: (B, H, T, 1), what the latter do to all weights of a row, relative, and to D. query_copies: (B, H, T, 1),
+    key_copies: (B, H, S, 1) and pair_copies: how many of the whole batch round alike.
     """
 
+    ds: Array
     query_p: Array
     query_ds: Array
     key_score: Array
@@ -65,11 +66,14 @@ def inexact_pairs(
     growth, key_score = (np.expm1(np.where(decided, x, 0.0)) for x in (of_query, of_key))
     key_dp = np.where(decided, over_channels(do * do, alike(v, -1) * e_v.probable**2), 0.0)
 
-    # The error e of one q moves ds_ij by scale e . (ds_ij (k_j - p_i k) - p_ij ds_i k), that of one dO by
-    # p_ij e . (v_j - o_i), summed over channels, which err independently. Twice their squares hold both terms of q's.
-    signed_k, mean_k, lever = finite(kernel.k), p @ finite(kernel.k), np.where(visible, core.dp - core.D, 0.0)
-    by_q = lever**2 * centred(alike(q, -1) * e_q.probable**2, signed_k, mean_k)
-    by_q = by_q + (alike(q, -1) * (e_q.probable * (core.ds @ signed_k)) ** 2).sum(-1, keepdims=True)
+    # The error e of one q moves ln p_ij by scale e . (k_j - p_i k), and ds_ij by scale e . (ds_ij (k_j - p_i k) - p_ij
+    # ds_i k); that of one dO moves ds_ij by p_ij e . (v_j - o_i). These are sums over channels, which err
+    # independently; twice the squares hold both terms of q's.
+    signed_k, lever = finite(kernel.k), np.where(visible, core.dp - core.D, 0.0)
+    of_p = centred(alike(q, -1) * e_q.probable**2, signed_k, p @ signed_k)
+    by_q = lever**2 * of_p + (alike(q, -1) * (e_q.probable * (core.ds @ signed_k)) ** 2).sum(
+        -1, keepdims=True
+    )
     by_do = centred(alike(do, -1) * e_do.probable**2, finite(kernel.v), backward.solution.attention.o)
     query_ds = np.where(decided, p * (1 + growth) * np.sqrt(2 * scale**2 * by_q + by_do), 0.0)
 
@@ -79,7 +83,8 @@ def inexact_pairs(
     many = turned(key_copies) * np.ones_like(p)
     whole = np.moveaxis(p, 1, 0)
     shared = Shared(
-        query_p=growth + row_sum(p, growth),  # of the weight, and of the sum of all weights
+        ds=core.ds,
+        query_p=np.where(decided & visible, (1 + growth) * scale * np.sqrt(of_p), 0.0),
         query_ds=query_ds,
         key_score=key_score,
         key_dp=key_dp,
@@ -99,32 +104,39 @@ def inexact_pairs(
 
 
 def centred(weights: Array, x: Array, mean: Array) -> Array:
-    """Sum over channels of weights_ic (x_jc - mean_ic)^2; weights and mean (B, H, T, D), x (B, H, S, D)."""
+    """Sum over channels of weights_ic (x_jc - mean_ic)^2; weights and mean (B, H, T, D), x (B, H, S, D).
+
+    What cancels in it is below 1e-8 |x|, which the weights scale down far below the accumulation error.
+    """
     rest = 2 * weights * mean @ turned(x) - (weights * mean**2).sum(-1, keepdims=True)
     return np.asarray(np.maximum(weights @ turned(x * x) - rest, 0.0))
 
 
-def seen_by_queries(e: PairErrors, shared: Shared, signed_ds: Array, y: Array) -> Error:
-    """What the errors of ds do to ds @ y; y: (B, H, S, n)."""
-    p, ds = e.sizes.p, signed_ds
+def by_keys(e: PairErrors, shared: Shared, y: Array) -> Array:
+    """What errors of k and v do to each row of ds @ y, in squares over the keys; y: (B, H, S, n)."""
+    p, ds, copied = e.sizes.p, shared.ds, turned(shared.key_copies)
     # The error e of one key's score moves ds @ y by e (ds_j (y_j - p y) - p_j ds y), that of its dp by
     # e p_j (y_j - p y).
-    mean, product = p @ y, ds @ y
-    scores, many = shared.key_score**2 * turned(shared.key_copies), turned(shared.key_copies)
-    own = scores * ds**2 + shared.key_dp**2 * many * p**2
+    mean, product, scores = p @ y, ds @ y, copied * shared.key_score**2
+    own = scores * ds**2 + copied * shared.key_dp**2 * p**2
     squares = own @ (y * y) - 2 * mean * (own @ y) + mean**2 * own.sum(-1, keepdims=True)
     both = scores * p * ds
     squares = squares - 2 * product * (both @ y - mean * both.sum(-1, keepdims=True))
     squares = squares + product**2 * (scores * p**2).sum(-1, keepdims=True)
-    probable = shared.query_ds @ np.abs(y) + np.sqrt(np.maximum(squares, 0))
+    return np.asarray(np.sqrt(np.maximum(squares, 0)))
+
+
+def seen_by_queries(e: PairErrors, shared: Shared, y: Array) -> Error:
+    """What the errors of ds do to ds @ y; y: (B, H, S, n)."""
+    probable = shared.query_ds @ np.abs(y) + by_keys(e, shared, y)
     return over_keys(e, y) + Error(np.zeros(()), probable)
 
 
 def seen_by_keys(e: PairErrors, shared: Shared, y: Array) -> Error:
     """What the errors of ds do to ds^T @ y; y: (B, H, T, n)."""
     rows = in_squares(turned(shared.query_ds), np.sqrt(shared.query_copies) * y)
-    keys = turned(of_key(e, shared) + share(e.sizes.p, shared.key_d) + shared.common * e.sizes.ds)
-    return over_queries(e, y) + Error(np.zeros(()), rows + keys @ np.abs(y))
+    keys = turned(of_keys(e, shared)) @ np.abs(y)
+    return over_queries(e, y) + Error(np.zeros(()), rows + keys)
 
 
 def seen_by_values(e: PairErrors, shared: Shared, y: Array) -> Error:
@@ -141,11 +153,9 @@ def joint_ds(e: PairErrors, shared: Shared, z: Array, y: Array) -> Error:
     flushed = joint(e.ds_flushed, z_abs, y_abs)
     worst = PRODUCTS * joint(e.ds_worst, z_abs, y_abs)
     rows = (shared.query_ds @ z_abs) ** 2 * shared.query_copies + (e.probable.D * p_z) ** 2 * e.sizes.of_rows
-    columns = (turned(of_key(e, shared)) @ y_abs) ** 2 * shared.key_copies
-    squares = joint(e.ds_random**2 * shared.pair_copies, z * z, y * y)
-    squares = squares + (turned(rows) @ (y * y)).sum(0) + (turned(z * z) @ columns).sum(0)
-    rest = shared.common * (e.sizes.ds @ z_abs) + shared.key_d * p_z
-    probable = joint(e.probable.ds, z_abs, y_abs) + (turned(rest) @ y_abs).sum(0) + np.sqrt(squares)
+    squares = joint(e.ds_random**2 * shared.pair_copies, z * z, y * y) + (turned(rows) @ (y * y)).sum(0)
+    keys = (turned(by_keys(e, shared, z)) @ y_abs).sum(0)
+    probable = joint(e.probable.ds, z_abs, y_abs) + keys + np.sqrt(squares)
     return Error(worst + flushed, probable + flushed)
 
 
@@ -155,16 +165,25 @@ def joint_p(e: PairErrors, shared: Shared, z: Array, y: Array) -> Error:
     flushed = joint(e.p_flushed, z_abs, y_abs)
     worst = PRODUCTS * joint(p * (e.worst.p + e.p_stored), z_abs, y_abs)
     rows = ((p * shared.query_p) @ z_abs) ** 2 * shared.query_copies
-    columns = (turned(p * shared.key_score) @ y_abs) ** 2 * shared.key_copies
     squares = e.p_random**2 * joint(p * p * shared.pair_copies, z * z, y * y)
-    squares = squares + (turned(rows) @ (y * y)).sum(0) + (turned(z * z) @ columns).sum(0)
-    probable = joint(p * (e.probable.p + shared.common), z_abs, y_abs) + np.sqrt(squares)
+    squares = squares + (turned(rows) @ (y * y)).sum(0)
+    # The error e of one key's score moves p z by e p_j (z_j - p z).
+    mean, own = p @ z, turned(shared.key_copies) * (shared.key_score * p) ** 2
+    keys = own @ (z * z) - 2 * mean * (own @ z) + mean**2 * own.sum(-1, keepdims=True)
+    moved = (turned(np.sqrt(np.maximum(keys, 0))) @ y_abs).sum(0)
+    probable = joint(p * e.probable.p, z_abs, y_abs) + moved + np.sqrt(squares)
     return Error(worst + flushed, probable + flushed)
 
 
-def of_key(e: PairErrors, shared: Shared) -> Array:
-    """What errors of a key's own k and v do to its ds."""
-    return np.asarray(shared.key_score * e.sizes.ds + e.sizes.p * (1 + shared.key_score) * shared.key_dp)
+def of_keys(e: PairErrors, shared: Shared) -> Array:
+    """What errors of k and v do to each ds: the key's own, and those of all keys through p and D."""
+    own = shared.key_score * e.sizes.ds + e.sizes.p * (1 + shared.key_score) * shared.key_dp
+    return np.asarray(own + share(e.sizes.p, shared.key_d) + shared.common * e.sizes.ds)
+
+
+def of_inputs(e: PairErrors, shared: Shared) -> Array:
+    """What errors of q, k, v and dO do to each ds."""
+    return shared.query_ds + of_keys(e, shared)
 
 
 def joint(pairs: Array, z: Array, y: Array) -> Array:

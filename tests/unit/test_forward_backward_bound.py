@@ -241,7 +241,12 @@ def test_projections_that_move_numbers_leave_the_kernels_bound(dtype, arithmetic
         )["q"]
         due = of_core.swapaxes(1, 2).reshape(x.shape) @ params["query.weight"]
         got = forward_backward_bound(problem, found, dtype, arithmetic)["x"]
-        np.testing.assert_allclose(got, due, rtol=1e-9, atol=1e-45)
+        # Where a result may be one of float16's subnormal numbers, it may be rounded again.
+        again = (
+            np.abs(found.gradients["x"]) + due < 2.0**-14 if dtype == "float16" else np.zeros(x.shape, bool)
+        )
+        np.testing.assert_allclose(got[~again], due[~again], rtol=1e-9, atol=1e-45)
+        assert (np.abs(got - due)[again] <= 2.0**-24).all()
 
 
 def to_11_bits(x):
