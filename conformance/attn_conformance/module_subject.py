@@ -257,7 +257,7 @@ class ModuleSubject(Subject):
 def leaves(handle: Any) -> dict[str, Any]:
     """The parameters that a PyTorch module computes with, by their own names: none of other handles."""
     with blaming():
-        named = getattr(handle, "named_parameters", None)
+        named: Any = getattr(handle, "named_parameters", None)
         return dict(named()) if callable(named) else {}
 
 

@@ -28,7 +28,7 @@ from attn_conformance.differentiated import Pulled
 from attn_conformance.drop_in import DropIn
 from attn_conformance.gradients import Gradient, compared
 from attn_conformance.implementation import PARAMETERS
-from attn_conformance.judge import Element, Failed
+from attn_conformance.judge import Element, Failed, NotAsked
 from attn_conformance.kernel_subject import KernelSubject
 from attn_conformance.module_subject import ModuleSubject
 from attn_conformance.registry import Check
@@ -99,7 +99,7 @@ def _shown(check: Check, subject: Subject, case: KernelCase | ForwardCase, varia
     wanted = _wanted(check, case, call)
     try:
         asked, pulled = _pulled(subject, call, dout, wanted, later=check.name == LATER)
-    except Failed:
+    except (Failed, NotAsked):
         return
     wrong = [(of, e) for of in asked if (e := _element(pulled.gradients[of], asked[of])) is not None]
     if wrong:
