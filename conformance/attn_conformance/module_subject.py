@@ -261,8 +261,9 @@ class ModuleSubject(Subject):
 def leaves(handle: Any) -> dict[str, Any]:
     """The parameters that a PyTorch module computes with, by their own names: none of other handles."""
     with blaming():
-        named = getattr(handle, "named_parameters", None)
-        return dict(named()) if callable(named) else {}
+        named: Any = getattr(handle, "named_parameters", dict)
+        found: dict[str, Any] = dict(named())
+    return found
 
 
 def _zeros(dtype: str) -> dict[str, Array]:

@@ -168,7 +168,7 @@ class Subject(ABC):
                 raise NotAsked(f"the calls raised, which other requirements judge: {raised}") from raised
             self._look_at(out, posed.shape)
             between()
-        with blaming(), self.border.grad_mode(self.border.grad_modes[posed.own is not None]):
+        with blaming(), self.border.grad_mode("on" if self.border.differentiates else "off"):
             found = pull(native)
         gradients = {name: self._gradient(posed, name, found.get(name)) for name in posed.inputs}
         return Pulled(gradients, self.border.asnumpy(native))

@@ -156,8 +156,8 @@ def _function(twice: bool) -> Any:
             return out
 
         @staticmethod
-        def backward(ctx: Any, do: Tensor) -> tuple[Any, ...]:
-            return pull(ctx, do)
+        def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+            return pull(ctx, *grad_outputs)
 
     pull = _pull if twice else torch.autograd.function.once_differentiable(_pull)
     return Attention

@@ -27,7 +27,8 @@ from attn_conformance.checks.gradients import HEADS, of_forward, of_kernel
 from attn_conformance.differentiated import Pulled
 from attn_conformance.drop_in import DropIn
 from attn_conformance.gradients import Gradient, compared
-from attn_conformance.judge import Element, Failed
+from attn_conformance.implementation import PARAMETERS
+from attn_conformance.judge import Element, Failed, NotAsked
 from attn_conformance.kernel_subject import KernelSubject
 from attn_conformance.module_subject import ModuleSubject
 from attn_conformance.registry import Check
@@ -98,7 +99,7 @@ def _shown(check: Check, subject: Subject, case: KernelCase | ForwardCase, varia
     wanted = _wanted(check, case, call)
     try:
         asked, pulled = _pulled(subject, call, dout, wanted, later=check.name == LATER)
-    except Failed:
+    except (Failed, NotAsked):
         return
     wrong = [(of, e) for of in asked if (e := _element(pulled.gradients[of], asked[of])) is not None]
     if wrong:
@@ -305,12 +306,11 @@ class _Writer:
         if adapter and self.params:
             return [f"module = target.build({size}, {self.heads}, {self.causal}, {weights})"]
         if adapter:
-            zero = "array(np.zeros(shape, q.dtype))"
+            names = [*PARAMETERS, *(["key.bias"] if getattr(self.subject, "key_bias", False) else [])]
+            zero = f'array(np.zeros(({size},) * (1 + name.endswith("weight")), q.dtype))'
             return [
-                'parts = ("query", "key", "value", "out")',
-                f'kinds = {{"weight": ({size}, {size}), "bias": ({size},)}}',
-                f'zeros = {{f"{{p}}.{{kind}}": {zero} for p in parts for kind, shape in kinds.items()}}',
-                *([] if getattr(self.subject, "key_bias", False) else ['del zeros["key.bias"]']),
+                f'names = "{" ".join(names)}".split()',
+                f"zeros = {{name: {zero} for name in names}}",
                 f"module = target.build({size}, {self.heads}, {self.causal}, zeros)",
             ]
         kind = next(iter((self.params or self.arrays).values())).dtype.name
