@@ -105,7 +105,7 @@ def _call(
     q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
     """scaled_dot_product_attention by any kernel that is allowed but cuDNN's."""
-    if q.device.type == "cpu" and q.dtype in HALF and _differentiated(q, k, v, mask):
+    if q.device.type == "cpu" and q.dtype in HALF and differentiated(q, k, v, mask):
         q32, k32, v32 = q.float(), k.float(), v.float()
         mask32 = mask.float() if mask is not None and mask.is_floating_point() else mask
         return _call(q32, k32, v32, scale, mask32, is_causal).to(q.dtype)
@@ -129,7 +129,7 @@ def _call(
             enable_cudnn_sdp(allowed)
 
 
-def _differentiated(*tensors: Tensor | None) -> bool:
+def differentiated(*tensors: Tensor | None) -> bool:
     """Whether a backward pass may follow."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from attn_conformance.cases import KernelCase, build, build_upstream
 from attn_conformance.gradients import compared
-from attn_conformance.judge import Comparison, Failed, compare
+from attn_conformance.judge import Comparison, Failed, NotAsked, compare
 from attn_conformance.subject import Array, Subject
 
 NOT_SERVED = "No available kernel"
@@ -52,9 +52,9 @@ class Posed(ABC):
         """What a kernel gives; None if it raises or gives something of another shape; NotServed if it declines."""
         try:
             return self._results(subject.open())
-        except Failed as failed:
-            if NOT_SERVED in failed.message:
-                raise NotServed from failed
+        except (Failed, NotAsked) as raised:  # gradients are not asked of what raises
+            if NOT_SERVED in str(raised):
+                raise NotServed from raised
             return None
 
     def compared(self, subject: Subject, results: Results) -> list[Comparison]:
