@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from attn_conformance.endings import BY_USER
 from attn_conformance.isolation.limits import Limits
 
 EPILOG = (
     "Exit status: 0 conforms, differs only as documented, or fails only as expected; 1 fails or incomplete; 2 nothing "
-    "could be judged."
+    "could be judged; 130 interrupted."
 )
 
 
@@ -24,16 +25,17 @@ def names(text: str) -> tuple[str, ...]:
 
 def numbers(text: str) -> tuple[int, ...]:
     """Comma-separated positive integers."""
-    values = tuple(int(part) for part in names(text))
-    if not values or min(values) < 1:
-        raise argparse.ArgumentTypeError(f"positive integers were expected, not {text!r}")
-    return values
+    parts = names(text)
+    if not parts or not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"positive integers, as in 64,128, were expected, not {text!r}")
+    return tuple(int(part) for part in parts)
 
 
 def positive(text: str) -> int:
     """A positive integer."""
-    (value,) = numbers(text)
-    return value
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"a positive integer was expected, not {text!r}")
+    return int(text)
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -46,7 +48,10 @@ def shard(text: str) -> tuple[int, int]:
 
 def seconds(text: str) -> float:
     """A positive number."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"a positive number was expected, not {text!r}")
     return value
@@ -72,7 +77,8 @@ def parser() -> argparse.ArgumentParser:
     run = verbs.add_parser("run", help="judge implementations: the main job", epilog=EPILOG)
     run.add_argument("targets", nargs="+", metavar="TARGET",
                      help="a registered name, package.module:object, or path/to/file.py:object")  # fmt: skip
-    run.add_argument("--effort", choices=("smoke", "default", "thorough"), default="default")
+    run.add_argument("--effort", choices=("smoke", "default", "thorough"), default="default",
+                     help="examples for each requirement: 20, 150 or 1500")  # fmt: skip
     run.add_argument("--seed", type=int, default=0, help="the same seed gives the same cases (default 0)")
     run.add_argument(
         "--only", type=names, default=(), metavar="ID|GROUP[,...]", help="judge these requirements only"
@@ -112,7 +118,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--head-dims", type=numbers, default=(), metavar="N[,...]", help="the only head sizes it serves"
     )
-    run.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    run.add_argument(
+        "--device", default="cpu", choices=("cpu", "cuda"), help="where its arrays are (default cpu)"
+    )
     run.add_argument(
         "--expect", type=Path, metavar="FILE.toml", help="failures to expect: one that passes fails"
     )
@@ -155,7 +163,7 @@ def parser() -> argparse.ArgumentParser:
     explain = verbs.add_parser(
         "explain", help="a requirement: its source, who agrees, an example of a failure"
     )
-    explain.add_argument("id", metavar="ID")
+    explain.add_argument("id", metavar="ID", help="of the requirement, as a run's table shows it: MASK-1")
 
     proofs = verbs.add_parser("selftest", help="the suite proves itself").add_subparsers(
         dest="proof", required=True
@@ -226,12 +234,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     # Logs have no width of their own; 110 columns hold a table row in every viewer.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 110)
+    errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
     verb = import_module(f"attn_conformance.commands.{options.verb}")  # the others' imports would cost time
     try:
         status: int = verb.command(options, console, errors)
     except KeyboardInterrupt:
         errors.print("interrupted")
-        return 1
+        return BY_USER
     return status

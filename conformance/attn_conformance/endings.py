@@ -17,6 +17,9 @@ OUT_OF_MEMORY = (
 DEVICE_LOST = ("CUDA error", "device-side assert", "illegal memory access", "misaligned address")
 """What PyTorch says when a process can use its CUDA device no more: in this call, or in any later one."""
 
+BY_USER = 130
+"""Exit status after Ctrl-C: 128 and the number of its signal, as shells have it."""
+
 when_over: list[Callable[[str], None]] = []
 """Called with what was said when memory or the device is gone: in workers, where the process then ends."""
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from attn_conformance.cases import Case, case_from_json
 from attn_conformance.causes import likely_cause
 from attn_conformance.endings import by_user, described
+from attn_conformance.expect import LOOSER, allowed_by
 from attn_conformance.exploration import attempt, explore
 from attn_conformance.judge import Failed, NotAsked
 from attn_conformance.registry import Check, checks
@@ -56,13 +57,27 @@ def _cause(check: Check, case: Case, failed: Failed, subject: Subject) -> str | 
     A small case has many causes: at T = 2 one key too many is all of them.
     """
     try:
-        if likely_cause((case, failed)) is None:
+        if not any(likely_cause((case, one)) for one in (failed, _loosened(failed))):
             return None
         # In another dtype other roundings may come on top of what is wrong.
         alike = subject.claiming(replace(subject.claims, dtypes=(case.dtype,)))
         number = zlib.crc32(f"0 {check.requirement}".encode())  # the cases of seed 0
         others = explore(check, alike, examples=WITNESSES, seed_value=number, observe=True).wrong
         cause = likely_cause((case, failed), *others)
+        if cause is None and not allowed_by(failed.message):
+            # Its roundings alone may be beyond the claims: what else is wrong shows within the bound of looser ones.
+            graver = [(other_case, other) for other_case, other in others if not allowed_by(other.message)]
+            looser = ((other_case, _loosened(other)) for other_case, other in graver)
+            cause = likely_cause((case, _loosened(failed)), *looser)
     except Exception as error:  # no verdict depends on it
         return f"unknown: the suite failed to look for it: {type(error).__name__}: {error}"
     return None if cause is None else cause.sentence
+
+
+def _loosened(failed: Failed) -> Failed:
+    """The failure, held against what the loosest claim for its dtype would allow; as it is where that is unknown."""
+    evidence = failed.evidence
+    if evidence is None or evidence.answer.under is None:
+        return failed
+    answer = evidence.answer.claiming(LOOSER[evidence.answer.dtype][-1])
+    return Failed(failed.message, failed.comparison, replace(evidence, answer=answer))

@@ -14,6 +14,7 @@ from attn_conformance.audit import auditing
 from attn_conformance.cases import Case, KernelCase
 from attn_conformance.cases.events import occurring
 from attn_conformance.endings import out_of_memory
+from attn_conformance.expect import allowed_by
 from attn_conformance.independent import BACKEND
 from attn_conformance.judge import Failed, NotAsked
 from attn_conformance.registry import Check, Outcome
@@ -28,7 +29,11 @@ AS_REQUIRED = "as the requirement says"
 
 @dataclass
 class Tally:
-    """What the examples of one check have shown so far."""
+    """What the examples of one check have shown so far.
+
+    examples and all that is counted with them: until the first failure. lesser: the first that a looser claim would
+    allow. first, last: a failure as found and as small as it gets. wrong: failures that were merely recorded.
+    """
 
     examples: int = 0
     effective: int = 0
@@ -38,6 +43,7 @@ class Tally:
     seen: Counter[tuple[str, str]] = field(default_factory=Counter)
     first: tuple[Case, Failed] | None = None
     last: tuple[Case, Failed] | None = None
+    lesser: tuple[Case, Failed] | None = None
     repeats: bool = True
     unasked: str | None = None
     wrong: list[tuple[Case, Failed]] = field(default_factory=list)
@@ -60,40 +66,77 @@ def explore(
 ) -> Tally:
     """Run a check on up to `examples` cases; a failing case is kept as found and, as `last`, as small as it gets.
 
-    observe: record what happens in each example, and which outputs were wrong, and judge nothing. audit: listen to the
-    first example for calls of the reference, which `copied` names then.
+    A failure that a looser claim would allow is kept only if none of the cases gives another. observe: record what
+    happens in each example, and which outputs were wrong, and judge nothing. audit: listen to the first example for
+    calls of the reference, which `copied` names then.
     """
     tally = Tally()
+    one = _Example(check, subject, tally, observe, watch, audit)
 
-    @settings(
-        max_examples=examples,
-        backend=BACKEND,
-        database=None,  # the same seed gives the same cases, whatever earlier runs found
-        deadline=None,  # effort is counted in examples, never in seconds
-        phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=(
-            HealthCheck.too_slow,
-            HealthCheck.data_too_large,
-            HealthCheck.large_base_example,
-        ),
-        report_multiple_bugs=False,
-        verbosity=Verbosity.quiet,
-        print_blob=False,
-    )
-    @seed(seed_value)
-    @given(check.cases(check.narrowed(subject.scope)))
-    def example(case: Case) -> None:
-        searching = tally.first is None
+    def search(*, lenient: bool) -> None:
+        @settings(
+            max_examples=examples,
+            backend=BACKEND,
+            database=None,  # the same seed gives the same cases, whatever earlier runs found
+            deadline=None,  # effort is counted in examples, never in seconds
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=(
+                HealthCheck.too_slow,
+                HealthCheck.data_too_large,
+                HealthCheck.large_base_example,
+            ),
+            report_multiple_bugs=False,
+            verbosity=Verbosity.quiet,
+            print_blob=False,
+        )
+        @seed(seed_value)
+        @given(check.cases(check.narrowed(subject.scope)))
+        def example(case: Case) -> None:
+            one(case, lenient=lenient)
+
+        # Whatever Hypothesis makes of a failure (also of one that did not repeat), the tally has it.
+        try:
+            example()
+        except Failed:
+            pass
+        except Flaky:
+            tally.repeats = False
+
+    search(lenient=True)
+    if tally.first is None and tally.lesser is not None:
+        search(lenient=False)  # the same cases, of which that one alone is run again, and made smaller
+        if tally.first is None:
+            tally.first, tally.last, tally.repeats = tally.lesser, tally.lesser, False
+    return tally
+
+
+@dataclass(frozen=True)
+class _Example:
+    """One example of a check: what it shows goes into the tally. The parameters are those of `explore`."""
+
+    check: Check
+    subject: Subject
+    tally: Tally
+    observe: bool
+    watch: Watch
+    audit: bool
+
+    def __call__(self, case: Case, *, lenient: bool) -> None:
+        """Failed if the case fails: if lenient, in a way that no looser claim would allow."""
+        tally = self.tally
         if tally.first is not None and out_of_memory(tally.first[1].message) and case != tally.first[0]:
             return  # each attempt to make it smaller would fill the memory again
+        if not lenient and tally.first is None and tally.lesser is not None and case != tally.lesser[0]:
+            return  # it was run before
+        searching = tally.first is None and tally.lesser is None
         if searching:
             tally.examples += 1
             tally.dtypes[case.dtype] += 1
             tally.events.update(occurring(case))
-        listening = auditing() if audit and searching and tally.examples == 1 else nullcontext(tally.copied)
+        first = self.audit and searching and tally.examples == 1
         try:
-            with listening as heard:
-                outcome, failed = attempt(check, subject, case, watch)
+            with auditing() if first else nullcontext(tally.copied) as heard:
+                outcome, failed = attempt(self.check, self.subject, case, self.watch)
             tally.copied |= heard
         except NotAsked as reason:
             tally.unasked = str(reason)
@@ -101,28 +144,22 @@ def explore(
         if failed is None:
             if searching:
                 tally.effective += outcome is not False
-                if observe:
+                if self.observe:
                     seen = outcome if isinstance(outcome, str) else AS_REQUIRED
                     tally.seen[_fault(case), seen] += 1
             return
         tally.failures += 1
-        if observe:
+        if self.observe:
             tally.seen[_fault(case), failed.message.partition(":")[0]] += 1
             if failed.evidence is not None:
                 tally.wrong.append((case, failed))
             return
+        if lenient and allowed_by(failed.message):
+            tally.lesser = tally.lesser or (case, failed)
+            return
         tally.first = tally.first or (case, failed)
         tally.last = (case, failed)
         raise failed
-
-    # Whatever Hypothesis makes of a failure (also of one that did not repeat), the tally has it.
-    try:
-        example()
-    except Failed:
-        pass
-    except Flaky:
-        tally.repeats = False
-    return tally
 
 
 def _fault(case: Case) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,9 @@ MOST_SCORES = 2**20
 
 MATTERS = 10.0
 """A feature mattered in an example if leaving it out moves some element by more than this many bounds."""
+
+FEWEST_DIGITS, MOST_DIGITS = 9, 17
+"""Of numbers in a message: 9 give any float32 back, 17 any float64."""
 
 
 class Failed(AssertionError):
@@ -73,6 +77,19 @@ class Element:
         error = abs(self.got - self.expected)
         return 0.0 if error == 0 else (error / self.limit if self.limit > 0 else float("inf"))
 
+    def __str__(self) -> str:
+        """With as many digits as show by how much the two numbers differ."""
+        shown = max(self.limit / 10, abs(self.got - self.expected) / 1000)
+        for digits in range(FEWEST_DIGITS, MOST_DIGITS + 1):
+            expected, got = f"{self.expected:.{digits}g}", f"{self.got:.{digits}g}"
+            cut = max(abs(float(expected) - self.expected), abs(float(got) - self.got))
+            if expected != got and not cut > shown:
+                break
+        return (
+            f"[{', '.join(map(str, self.index))}] expected {expected}, got {got}, bound {self.limit:.3g} "
+            f"({self.ratio:.3g} times over)"
+        )
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -94,14 +111,8 @@ class Comparison:
         if self.first is None or self.worst is None:
             return f"all {self.size} elements within the bound (largest error {self.ratio:.2f} of it)"
 
-        def show(e: Element) -> str:
-            return (
-                f"[{', '.join(map(str, e.index))}] expected {e.expected:.9g}, got {e.got:.9g}, "
-                f"bound {e.limit:.3g} ({e.ratio:.3g} times over)"
-            )
-
-        text = f"{self.wrong} of {self.size} elements out of bound\nfirst {show(self.first)}"
-        return text if self.first.index == self.worst.index else f"{text}\nworst {show(self.worst)}"
+        text = f"{self.wrong} of {self.size} elements out of bound\nfirst {self.first}"
+        return text if self.first.index == self.worst.index else f"{text}\nworst {self.worst}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +120,8 @@ class Answer:
     """What the oracle allows: value + low +- limit per element (B, H, R, Dv), for the query rows `rows`.
 
     problem, dtype, arithmetic: what the oracle was asked; problem has all its rows, and is None where the answer is
-    not that of one problem.
+    not that of one problem. under: the answer to the same question for another dtype and arithmetic; None where there
+    is none.
     """
 
     value: Array
@@ -119,15 +131,39 @@ class Answer:
     problem: Problem | ForwardProblem | None = None
     dtype: str = "float32"
     arithmetic: Arithmetic = "fused"
+    under: Callable[[str, Arithmetic], Answer] | None = None
 
     def doubled(self, value: Array) -> Answer:
         """What a second run may give when the first gave `value`: both lie within the limit of one truth."""
-        return replace(
+        doubled = replace(
             self,
             value=value[:, :, self.rows].astype(np.float64),
             low=0 * self.low,
             limit=2 * self.limit,
             problem=None,
+        )
+        return doubled._likewise(lambda other: other.doubled(value))
+
+    def part(self, index: Array, axis: int) -> Answer:
+        """The answer for some batch elements (axis 0) or heads (axis 1), in the order of `index`; of no problem."""
+        value, low, limit = (part.take(index, axis) for part in (self.value, self.low, self.limit))
+        part = replace(self, value=value, low=low, limit=limit, problem=None)
+        return part._likewise(lambda other: other.part(index, axis))
+
+    def claiming(self, looser: str) -> Answer:
+        """The answer under a looser claim, by name: an arithmetic, or the dtype that it is computed in."""
+        assert self.under is not None  # else nothing is known to be looser
+        if looser in get_args(Arithmetic):
+            return self.under(self.dtype, cast(Arithmetic, looser))
+        return self.under(looser, self.arithmetic)
+
+    def _likewise(self, change: Callable[[Answer], Answer]) -> Answer:
+        """The answer, which `change` made: what other claims allow is to be changed likewise."""
+        under = self.under
+        return (
+            self
+            if under is None
+            else replace(self, under=lambda dtype, claimed: change(under(dtype, claimed)))
         )
 
 
@@ -153,7 +189,8 @@ def ask(problem: Problem, dtype: str, arithmetic: Arithmetic) -> Answer:
     solution = solve_extended(judged) if dtype == "float64" else solve(judged)
     spread = bound(judged, solution, dtype, arithmetic)
     most = limit(solution.o, spread, dtype)
-    return Answer(solution.o, solution.o_low, most, rows, problem, dtype, arithmetic)
+    under = partial(ask, problem)
+    return Answer(solution.o, solution.o_low, most, rows, problem, dtype, arithmetic, under)
 
 
 def lower_call(call: Forward) -> ForwardProblem:
@@ -173,18 +210,17 @@ def ask_module(problem: ForwardProblem, dtype: str, arithmetic: Arithmetic) -> A
     spread = forward_bound(problem, solution, dtype, arithmetic)
     most = limit(solution.y, spread, dtype)
     rows = np.arange(problem.x.shape[1])
-    return Answer(
-        solution.y[:, None], solution.y_low[:, None], most[:, None], rows, problem, dtype, arithmetic
-    )
+    value, low, most = (part[:, None] for part in (solution.y, solution.y_low, most))
+    return Answer(value, low, most, rows, problem, dtype, arithmetic, partial(ask_module, problem))
 
 
 def ask_lse(problem: Problem, dtype: str, arithmetic: Arithmetic) -> Answer:
     """The oracle's answer for the log-sum-exp, as (B, H, R, 1)."""
-    rows, problem = _judged_rows(problem)
-    solution = solve(problem)
-    spread = lse_bound(problem, solution, dtype, arithmetic)[..., None]
-    value = solution.lse.reshape(spread.shape)
-    return Answer(value, np.zeros_like(value), spread, rows)
+    rows, judged = _judged_rows(problem)
+    solution = solve(judged)
+    spread = lse_bound(judged, solution, dtype, arithmetic)[..., None]
+    value, under = solution.lse.reshape(spread.shape), partial(ask_lse, problem)
+    return Answer(value, np.zeros_like(value), spread, rows, None, dtype, arithmetic, under)
 
 
 def _judged_rows(problem: Problem) -> tuple[Array, Problem]:

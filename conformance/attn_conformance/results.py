@@ -152,6 +152,12 @@ class Report:
         return any(row.message == INTERRUPTED for row in self.rows.values())
 
     @property
+    def progress(self) -> tuple[int, int]:
+        """How many of the requirements that were asked for were judged, and how many were asked for."""
+        asked = [row for row in self.rows.values() if LEFT_OUT.get(row.message or "") != "not asked"]
+        return sum(row.message != INTERRUPTED for row in asked), len(asked)
+
+    @property
     def counts(self) -> dict[str, int]:
         """Rows by status."""
         statuses = ("passed", "failed", "error", "skipped", "observed")
@@ -174,6 +180,7 @@ class Report:
             "options": self.options,
             "claims": self.claims,
             "verdict": self.verdict,
+            "interrupted": self.interrupted,
             "seconds": round(self.seconds, 3),
             "counts": self.counts,
             "requirements": {name: row.to_json() for name, row in self.rows.items()},

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from threadpoolctl import threadpool_limits
 
+from attn_conformance.cases import Case
+from attn_conformance.expect import allowed_by
 from attn_conformance.exploration import AS_REQUIRED, Tally, Watch, attempt, explore, unwatched
-from attn_conformance.judge import NotAsked
+from attn_conformance.judge import Failed, NotAsked
 from attn_conformance.registry import Check, checks
 from attn_conformance.results import MISSHAPEN, NOT_REPLAYED, PLANNED, Cell, Row, Status
 from attn_conformance.stored import Stored
@@ -78,18 +80,28 @@ def judge(order: Order, subject: Subject, refused: Mapping[str, str], watch: Wat
         message = refused["OUT-1"] if mine else MISSHAPEN
         return Judged(Row(requirement.id, requirement.level, status, message=message), {})
     with threadpool_limits(limits=1, user_api="blas" if requirement.id in PARALLEL else None):
-        row, healed = _replayed(requirement, order, subject, watch)
-        if row is not None:
-            return Judged(row, {}, healed)
+        stored, healed = _replayed(requirement, order, subject, watch)
+        if order.replay or (stored.status != "skipped" and not allowed_by(stored.message)):
+            return Judged(stored, {}, healed)
         row, events = _explored(requirement, subject, order, refused, watch)
+        if stored.status == "failed" and row.status != "failed":
+            return Judged(stored, events, healed)
         return Judged(row, events, healed)
 
 
 def _replayed(
     requirement: Requirement, order: Order, subject: Subject, watch: Watch
-) -> tuple[Row | None, tuple[Stored, ...]]:
-    """The row that the stored cases decide, None if they leave it open; and those that do not fail any more."""
-    row = Row(requirement.id, level_for(requirement, subject), "skipped", message=NOT_REPLAYED)
+) -> tuple[Row, tuple[Stored, ...]]:
+    """The row as the stored cases decide it, skipped if they leave it open; and those that do not fail any more.
+
+    A case whose failure a looser claim would allow decides it only if no other fails.
+    """
+    row = Row(
+        requirement.id,
+        level_for(requirement, subject.kind, subject.claims.features),
+        "skipped",
+        message=NOT_REPLAYED,
+    )
     healed: list[Stored] = []
     known = {check.name: check for check in checks().get(requirement.id, ()) if subject.kind in check.kinds}
     for number, stored in enumerate(order.stored, 1):
@@ -102,15 +114,20 @@ def _replayed(
             continue
         except Exception as error:
             return _failed_itself(row, error), tuple(healed)
-        if failed is not None and row.level != "observed":
-            cells = (Cell(subject.device, stored.case.dtype, "failed"),)
-            row = replace(row, status="failed", examples=number, message=failed.message, cells=cells)
-            row = replace(row, counterexample=stored.case.to_json(), check=check.name, replayed=True)
-            return row, tuple(healed)
-        healed.append(stored)
-    if healed and order.replay:
+        if failed is None or row.level == "observed":
+            healed.append(stored)
+            continue
+        allowed = allowed_by(failed.message) is not None
+        if row.status == "failed" and allowed:
+            continue
+        cells = (Cell(subject.device, stored.case.dtype, "failed"),)
+        row = replace(row, status="failed", examples=number, message=failed.message, cells=cells)
+        row = replace(row, counterexample=stored.case.to_json(), check=check.name, replayed=True)
+        if not allowed:
+            break
+    if healed and order.replay and row.status == "skipped":
         row = replace(row, status="passed", examples=len(healed), effective=len(healed), message=None)
-    return row if order.replay else None, tuple(healed)
+    return row, tuple(healed)
 
 
 def _explored(
@@ -119,7 +136,7 @@ def _explored(
     """The row of a requirement from drawn cases, and how often each event occurred."""
     examples = EFFORTS[order.effort]
     started = time.perf_counter()
-    level = level_for(requirement, subject)
+    level = level_for(requirement, subject.kind, subject.claims.features)
     row = Row(requirement.id, level, "skipped")
     if requirement.planned:
         return replace(row, message=PLANNED), Counter()
@@ -146,17 +163,18 @@ def _explored(
                 audit=subject.foreign,
             )
             tallies.append((check, tally))
-            if tally.first is not None:
+            if tally.last is not None and not allowed_by(tally.last[1].message):
                 break
     except Exception as error:
         row = replace(row, seconds=time.perf_counter() - started)
         return _failed_itself(row, error), Counter()
     events = sum((tally.events for _, tally in tallies), Counter())
-    failed = tallies[-1][1].first is not None  # its own examples tell how soon it was found
+    failed = next((tally for _, tally in tallies if tally.last is not None), None)
     difference = subject.convention.difference(requirement.id)
     row = replace(
         row,
-        examples=tallies[-1][1].examples if failed else sum(tally.examples for _, tally in tallies),
+        # A failed check's own examples tell how soon it was found.
+        examples=sum(tally.examples for _, tally in tallies) if failed is None else failed.examples,
         effective=sum(tally.effective for _, tally in tallies),
         seconds=time.perf_counter() - started,
         declared=None if difference is None else f"{difference.text} ({difference.link})",
@@ -168,10 +186,10 @@ def _explored(
         return replace(row, message=f"nothing to ask: {unasked[0]}"), events
     status, message = _status(tallies)
     cells: dict[str, Status] = dict.fromkeys(sum((tally.dtypes for _, tally in tallies), Counter()), status)
-    if (last := tallies[-1][1].last) is not None:
-        case = last[0]
+    if (told := _told(tallies)) is not None:
+        check, tally, (case, _) = told
         cells = {case.dtype: status}  # of the others nobody knows: the search ended there
-        row = replace(row, counterexample=case.to_json(), check=tallies[-1][0].name)
+        row = replace(row, counterexample=case.to_json(), check=check.name)
     copied = sorted(set().union(*(tally.copied for _, tally in tallies)))
     if status == "passed" and copied:
         status, message = "failed", COPIED.format(", ".join(copied[:3]))
@@ -187,11 +205,11 @@ def _failed_itself(row: Row, error: Exception) -> Row:
     return replace(row, status="error", message=f"the suite itself failed: {type(error).__name__}: {error}")
 
 
-def level_for(requirement: Requirement, subject: Subject) -> str:
-    """The level that applies to a subject: a claim can turn what is observed into a must, and the reverse."""
-    if requirement.validated and subject.kind == "kernel" and not subject.scope.has("validates"):
+def level_for(requirement: Requirement, kind: str, features: Collection[str]) -> str:
+    """The level for a kind and what is claimed: a claim can turn what is observed into a must, and the reverse."""
+    if requirement.validated and kind == "kernel" and "validates" not in features:
         return "observed"
-    invariant = subject.claims.features & {"batch-invariance", "run-determinism"}
+    invariant = {"batch-invariance", "run-determinism"}.intersection(features)
     return requirement.claimed_level if requirement.claimed_level and invariant else requirement.level
 
 
@@ -219,10 +237,10 @@ def _works(check: Check, subject: Subject, features: list[str], number: int, wat
 
 
 def _status(tallies: list[tuple[Check, Tally]]) -> tuple[Status, str | None]:
-    last = tallies[-1][1]
-    if last.last is not None:
-        repeats = "" if last.repeats else " (not repeatable: a second run of the same case did not fail)"
-        return "failed", last.last[1].message + repeats
+    if (told := _told(tallies)) is not None:
+        _, tally, (_, failed) = told
+        repeats = "" if tally.repeats else " (not repeatable: a second run of the same case did not fail)"
+        return "failed", failed.message + repeats
     for check, tally in tallies:
         needed = check.floor * tally.examples
         if (tally.effective < needed and not tally.unasked) or not tally.examples:
@@ -231,6 +249,14 @@ def _status(tallies: list[tuple[Check, Tally]]) -> tuple[Status, str | None]:
                 f"too few effective examples: {tally.effective} of {tally.examples}, {needed:.0f} were needed",
             )
     return "passed", None
+
+
+def _told(tallies: list[tuple[Check, Tally]]) -> tuple[Check, Tally, tuple[Case, Failed]] | None:
+    """The failure that a row tells of: one that no looser claim would allow, if there is one, which is the last."""
+    found = [(check, tally, tally.last) for check, tally in tallies if tally.last is not None]
+    if not found:
+        return None
+    return found[0] if allowed_by(found[-1][2][1].message) else found[-1]
 
 
 def _observation(tallies: list[tuple[Check, Tally]]) -> str:

@@ -27,7 +27,7 @@ from attn_conformance.results import (
     Report,
     Row,
 )
-from attn_conformance.rows import Judged, Order
+from attn_conformance.rows import Judged, Order, level_for
 from attn_conformance.stored import counterexamples
 from attn_conformance.subject import Subject
 from attn_conformance.targets import Narrowing, subject
@@ -129,6 +129,7 @@ class _Run:
         self.replayed = None if replay is None else counterexamples(replay, self.facts.claims)
         self.table = applying(table, self.facts.kind)
         self.judged: dict[str, Judged] = {}
+        self.total = 0
         self.stop = threading.Event()
 
     def report(self, only: Iterable[str], shard: tuple[int, int], jobs: int) -> Report:
@@ -137,16 +138,18 @@ class _Run:
         asked = wanted(self.table, only)
         if self.replayed is not None:
             asked &= self.replayed.keys()
+        asked |= self.facts.refused.keys() & {"OUT-1"}  # which is why nothing else is run
         why = dict.fromkeys(self.table.keys() - asked, NOT_ASKED if self.replayed is None else NOT_REPLAYED)
         mine = [name for name in self.table if name in asked][shard[0] - 1 :: shard[1]]
         why |= dict.fromkeys(asked - set(mine), NOT_IN_SHARD)
         orders = [self._order(name) for name in mine]
+        self.total = len(orders)
         try:
             self._ask(orders, jobs)
         except KeyboardInterrupt:
             why |= dict.fromkeys(set(mine) - self.judged.keys(), INTERRUPTED)
         rows, events = self._rows(why)
-        self.progress("", len(self.table), len(self.table))
+        self.progress("", self.total, self.total)
         facts = self.facts
         return Report(
             target=facts.target,
@@ -166,7 +169,7 @@ class _Run:
 
     def _order(self, name: str) -> Order:
         if self.replayed is not None:
-            return Order(name, self.effort, self.seed, self.replayed[name], replay=True)
+            return Order(name, self.effort, self.seed, self.replayed.get(name, ()), replay=True)
         stored = () if self.shelf is None else self.shelf.cases(name)
         return Order(name, self.effort, self.seed, stored)
 
@@ -187,13 +190,13 @@ class _Run:
         if self.stop.is_set():
             return
         name = order.requirement
-        self.progress(name, len(self.judged), len(self.table))
+        self.progress(name, len(self.judged), self.total)
         try:
             judged = self.judging.judge(order)
         except GivenUp:
             if self.stop.is_set():
                 return  # interrupted
-            judged = Judged(Row(name, self.table[name].level, "skipped", message=SPENT), {})
+            judged = Judged(self._unjudged(name, SPENT), {})
         self.judged[name] = judged
         if self.shelf is not None:
             self.shelf.keep(judged.row, judged.healed)
@@ -203,16 +206,19 @@ class _Run:
     def _ends(self, row: Row) -> bool:
         return row.status == "failed" and row.level == "must" and row.requirement not in self.tolerated
 
+    def _unjudged(self, name: str, why: str) -> Row:
+        level = level_for(self.table[name], self.facts.kind, self.facts.claims["features"])
+        return Row(name, level, "skipped", message=why)
+
     def _rows(self, why: dict[str, str]) -> tuple[dict[str, Row], Counter[str]]:
         """All rows in the table's order, and how often each event occurred. why: what rows that nobody judged say."""
         rows: dict[str, Row] = {}
         events: Counter[str] = Counter()
         stopped = False
-        for name, requirement in self.table.items():
+        for name in self.table:
             judged = self.judged.get(name)
             if name in why or stopped or judged is None:
-                message = why.get(name, STOPPED)
-                rows[name] = Row(name, requirement.level, "skipped", message=message)
+                rows[name] = self._unjudged(name, why.get(name, STOPPED))
                 continue
             rows[name] = judged.row
             events.update(judged.events)

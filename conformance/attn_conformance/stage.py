@@ -196,10 +196,9 @@ class Stage:
         first = key not in self.held
         y = self.step_of(session, x, xa)
         entry = self.held.setdefault(key, xa)
-        self._compare(
-            weights, y, (x, entry, None), None if first else (x, xa, None),
-            {"own xa": [(x, xa, None)], "another cache": [(x, held, None) for held in self._elsewhere(key)]},
-        )  # fmt: skip
+        mistaken = {"own xa": [(x, xa, None)], "x for xa": [(x, x, None)]}
+        mistaken["another cache"] = [(x, held, None) for held in self._elsewhere(key)]
+        self._compare(weights, y, (x, entry, None), None if first else (x, xa, None), mistaken)
 
     def _elsewhere(self, key: Key) -> list[Array]:
         """What other caches hold for a module."""

@@ -37,17 +37,20 @@ class Stored:
         return Stored(row.check, sound_case(row.counterexample))
 
 
+class OtherClaims(ValueError):
+    """Counterexamples that were found under other claims than those under which they are to be tried."""
+
+
 def counterexamples(entry: Mapping[str, Any], claims: Mapping[str, Any]) -> dict[str, tuple[Stored, ...]]:
     """The counterexamples of an entry of "results" in a result file, by requirement id.
 
-    claims: those under which they are to be tried; ValueError where the result was made under others, since a case
-    may then ask for what is not claimed, and where it holds none.
+    claims: those under which they are to be tried; OtherClaims where the result was made under others, since a case
+    may then ask for what is not claimed, and ValueError where it holds none.
     """
     if entry["claims"] != claims:
         differ = sorted(name for name in claims if entry["claims"].get(name) != claims[name])
-        raise ValueError(
-            f"the result of {entry['target']} was made under other claims ({', '.join(differ)}); give the options "
-            "of that run: --device, --dtype, --with, --without, --head-dims"
+        raise OtherClaims(
+            f"the result of {entry['target']} was made under other claims ({', '.join(differ)})"
         )
     found: dict[str, tuple[Stored, ...]] = {}
     for name, row in entry["requirements"].items():

@@ -67,7 +67,9 @@ def _masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tens
     """Empty rows are opened for the kernel and zeroed afterwards: kernels and versions differ on them."""
     is_bool = mask.dtype == torch.bool
     if q.is_cuda and kernel.differentiated(mask) and not kernel.differentiated(q, k, v):
-        q = q.detach().requires_grad_()  # kernels keep what the backward pass needs only if q, k or v ask for it
+        q = (
+            q.detach().requires_grad_()
+        )  # kernels keep what the backward pass needs only if q, k or v ask for it
     largest = mask.detach().amax(dim=-1, keepdim=True)
     empty = ~largest if is_bool else largest == -math.inf
     out = kernel.dense(q, k, v, scale, mask | empty if is_bool else torch.where(empty, 0.0, mask))

@@ -309,10 +309,16 @@ class Run:
 def test_ctrl_c_reports_the_rest_as_interrupted_and_leaves_no_process(folder, jobs):
     run = Run(folder, [HOSTILE / "in_numpy.py:sleeps"], "--only", "EQ-3,MASK", "--jobs", jobs)
     status, printed = run.end(signal.SIGINT)
-    assert status == 1
+    assert status == 130
     assert "Traceback" not in printed
-    assert "could not be judged completely" in printed
-    rows = read(run.result)["results"][0]["requirements"]
+    (result,) = read(run.result)["results"]
+    assert result["interrupted"]
+    rows = result["requirements"]
+    asked = 1 + sum(name.startswith("MASK") for name in rows)
+    assert f"could not be judged completely, interrupted after 1 of {asked} requirements" in " ".join(
+        printed.split()
+    )
+    assert f"in_numpy.py:sleeps: interrupted after 1 of {asked} requirements\n" in printed
     assert rows["EQ-3"]["status"] == "passed"
     assert {rows[f"MASK-{n}"]["message"] for n in range(1, 9)} == {"not run: interrupted"}
 
@@ -322,7 +328,7 @@ def test_ctrl_c_ends_a_run_of_several_targets(folder):
     status, printed = Run(folder, [HOSTILE / "in_numpy.py:sleeps", right], "--only", "MASK-1").end(
         signal.SIGINT
     )
-    assert status == 2
+    assert status == 130
     assert f"not judged, since interrupted: {right}" in printed
     assert "right conforms" not in printed
 
@@ -330,7 +336,7 @@ def test_ctrl_c_ends_a_run_of_several_targets(folder):
 def test_ctrl_c_while_a_target_is_being_loaded_is_no_traceback(folder):
     file = folder / "slow.py"
     file.write_text(f"import time\nopen({str(folder / 'asleep')!r}, 'w').write('x')\ntime.sleep(600)\n")
-    assert Run(folder, [f"{file}:attention"]).end(signal.SIGINT) == (1, "interrupted\n")
+    assert Run(folder, [f"{file}:attention"]).end(signal.SIGINT) == (130, "interrupted\n")
 
 
 @pytest.mark.parametrize("name", ["sleeps", "spins", "sleeps_beside_a_child"])

@@ -14,7 +14,7 @@ from attn_conformance.cli import main
 from attn_conformance.judge import Evidence, Failed, ask, ask_forward
 from attn_conformance.mutants import mutants
 from attn_conformance.runner import run
-from attn_conformance.targets import subject
+from attn_conformance.targets import Narrowing, subject
 from attn_reference import lower, lower_forward, solve, solve_forward
 
 BY_NAME = {cause.name: cause for cause in CATALOGUE}
@@ -173,6 +173,70 @@ def test_what_keys_and_values_are_projected_from_is_recognised(keys, values, nam
     y = o @ call.params["out.weight"].T.astype(float) + call.params["out.bias"]
     answer = ask_forward(_without_key_bias(call), "fused")
     assert cause_of(ForwardCase(), y[:, None].astype(np.float32), answer) == name
+
+
+X_ALONE = """
+from attn_reference import MultiHeadAttention
+
+class Module(MultiHeadAttention):
+    def forward(self, x, xa=None, mask=None, kv_cache=None):
+        return super().forward(x, None, mask, kv_cache)
+"""
+
+BATCH_SECOND = """
+from attn_reference import MultiHeadAttention
+
+class Module(MultiHeadAttention):
+    def forward(self, x, xa=None, mask=None, kv_cache=None):
+        x, xa = (a if a is None else a.swapaxes(0, 1).copy() for a in (x, xa))
+        return super().forward(x, xa, mask, kv_cache).swapaxes(0, 1).copy()
+"""
+
+FILLED = """
+import numpy as np
+from attn_reference import MultiHeadAttention
+
+class Module(MultiHeadAttention):
+    def qkv_attention(self, q, k, v, mask=None):
+        if mask is None or mask.dtype != bool:
+            return super().qkv_attention(q, k, v, mask)
+        (B, T, N), H = q.shape, self.n_head
+        q64, k64, v64 = (a.reshape(B, -1, H, N // H).swapaxes(1, 2).astype(float) for a in (q, k, v))
+        s = np.where(mask, q64 @ k64.swapaxes(2, 3) / np.sqrt(N // H), -1e4)
+        p = np.exp(s - s.max(-1, keepdims=True))
+        o = p / p.sum(-1, keepdims=True) @ v64
+        return o.swapaxes(1, 2).reshape(q.shape).astype(q.dtype)
+"""
+
+TOP_LEFT_IN_FLOAT32 = """
+import numpy as np
+from attn_reference import MultiHeadAttention
+
+class Module(MultiHeadAttention):
+    def qkv_attention(self, q, k, v, mask=None):
+        k, v = (a[:, : q.shape[1]] if self.causal else a for a in (k, v))
+        return super().qkv_attention(*(a.astype(np.float32) for a in (q, k, v)), mask).astype(q.dtype)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "requirement", "dtypes", "name"),
+    [
+        (X_ALONE, "MASK-1", ("float32",), "xa-ignored"),
+        (X_ALONE, "CACHE-4", ("float32",), "xa-ignored"),
+        (BATCH_SECOND, "EQ-1", ("float32",), "batch-second"),
+        (BATCH_SECOND, "CAUSAL-2", ("float32",), "batch-second"),
+        (BATCH_SECOND, "CACHE-3", ("float32",), "batch-second"),
+        (FILLED, "MASK-6", ("float32",), "hidden-by-filling-10000"),
+        # float64 within float32's bound: what else is wrong shows all the same.
+        (TOP_LEFT_IN_FLOAT32, "CAUSAL-3", ("float64",), "causal-top-left"),
+    ],
+)
+def test_an_ordinary_mistake_of_a_module_is_named(tmp_path, text, requirement, dtypes, name):
+    (tmp_path / "module.py").write_text(text)
+    found, refused = subject(f"{tmp_path}/module.py:Module", Narrowing(dtypes=dtypes))
+    row = run(found, only=(requirement,), refused=refused, explain=True).rows[requirement]
+    assert row.cause == BY_NAME[name].sentence
 
 
 def _without_key_bias(call: Forward) -> Forward:

@@ -50,7 +50,8 @@ def test_quiet_leaves_the_failures_and_the_verdict(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "nonsense"], "cannot judge 'nonsense' is not a registered implementation"),
+        (["run", "nonsense"], "cannot judge nonsense: 'nonsense' is not a registered implementation"),
+        (["run", "no/such.py:f"], "cannot judge no/such.py:f: there is no file no/such.py"),
         (["run", "numpy-reference", "--only", "MASQUE"], "no requirement or group 'MASQUE'"),
         (["run", "numpy-reference", "--with", "speed"], "unknown claim 'speed'"),
         (["run", "numpy-reference", "--json", "no/such/folder/x.json"], "--json: there is no folder"),
@@ -78,6 +79,86 @@ def test_usage_errors_exit_2(arguments):
     with pytest.raises(SystemExit) as error:
         parser().parse_args(arguments)
     assert error.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("--jobs", "many", "a positive integer was expected, not 'many'"),
+        ("--jobs", "2,3", "a positive integer was expected, not '2,3'"),
+        ("--head-dims", "64,foo", "positive integers, as in 64,128, were expected, not '64,foo'"),
+        ("--call-limit", "soon", "a positive number was expected, not 'soon'"),
+    ],
+)
+def test_usage_errors_say_what_is_wanted(capsys, option, value, wanted):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["run", "x", option, value])
+    assert f"argument {option}: {wanted}" in capsys.readouterr().err
+
+
+def test_every_option_has_a_help_text():
+    verbs = next(action for action in parser()._actions if action.dest == "verb")
+    silent = [
+        (name, action.dest)
+        for name, verb in verbs.choices.items()
+        if name in ("run", "explain")
+        for action in verb._actions
+        if not action.help
+    ]
+    assert silent == []
+
+
+PAIR = """
+class Pair:
+    def __init__(self, n_state, n_head, causal=False):
+        from attn_reference import MultiHeadAttention
+        self.inner = MultiHeadAttention(n_state, n_head, causal)
+        self.query, self.key, self.value, self.out = (
+            getattr(self.inner, name) for name in ("query", "key", "value", "out")
+        )
+
+    def __call__(self, x, xa=None, mask=None, kv_cache=None):
+        return self.inner(x, xa, mask, kv_cache), None
+
+    forward = __call__
+
+    def qkv_attention(self, q, k, v, mask=None):
+        return self.inner.qkv_attention(q, k, v, mask)
+
+    def state_dict(self):
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state):
+        self.inner.load_state_dict(state)
+"""
+
+
+@pytest.mark.parametrize("options", [("--only", "EQ-1,MASK-1"), ()])
+def test_why_nothing_else_is_run_is_told_whatever_is_asked_for(capsys, tmp_path, options):
+    (tmp_path / "pair.py").write_text(PAIR)
+    status, out, _ = run(capsys, "run", f"{tmp_path}/pair.py:Pair", *options)
+    assert status == 1
+    assert "OUT-1 failed (must)" in out
+    assert "returned the wrong type" in out
+    assert "not run: the smallest call fails OUT-1: " in out
+
+
+def test_a_verdict_of_nothing_says_that_nothing_was_asked_for(capsys):
+    status, out, _ = run(capsys, "run", "numpy-reference-kernel", "--only", "MEM-1", "--effort", "smoke")
+    assert status == 1
+    assert "could not be judged completely (0 of " in out
+    assert "no must-requirement was asked for" in out
+
+
+def test_a_result_of_other_claims_is_replayed_by_the_command_that_is_told(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("--only", "MASK-1", "--effort", "smoke", "--json", "it.json")
+    run(capsys, "run", "mutant:inverted-mask", *options, "--dtype", "float32,float64")
+    status, _, err = run(capsys, "run", "mutant:inverted-mask", "--replay", "it.json")
+    assert status == 2
+    command = "attn-conformance run mutant:inverted-mask --dtype float32,float64 --replay it.json"
+    assert err.strip().endswith(f"give the options of that run: {command}")
+    assert run(capsys, *command.split()[1:])[0] == 1
 
 
 def test_list_names_what_is_registered(capsys):

@@ -123,6 +123,22 @@ def test_a_failure_is_told_with_its_case_its_cause_its_script_and_the_way_to_it(
     assert {"href": "#MASK-1-more", "class": "badge bad"} in page.all("a")
 
 
+def test_failures_stand_in_the_order_in_which_they_lead_to_the_mistake() -> None:
+    allowed = {
+        **FAILED,
+        "message": f"{MESSAGE}\nwithin the bound of eager arithmetic, which --with eager claims",
+    }
+    failures = {"EQ_3": allowed, "MASK_1": FAILED, "CAUSAL_2": {**FAILED, "cause": "every key is seen"}}
+    (view,) = views([result(**failures, NUM_4=FAILED)])
+    assert [entry.id for entry in view.failures] == ["CAUSAL-2", "MASK-1", "EQ-3", "NUM-4"]
+
+
+def test_a_page_says_that_a_run_was_interrupted() -> None:
+    data = result()
+    data["results"][0]["interrupted"] = True
+    assert "conforms, interrupted" in Page(run_page([data])).words()
+
+
 def test_what_failed_differs_by_what_it_means() -> None:
     rows: dict[str, dict[str, Any]] = {
         "MASK_1": FAILED,

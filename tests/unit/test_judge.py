@@ -5,7 +5,7 @@ import pytest
 
 from attn_conformance.cases import KernelCase, build
 from attn_conformance.cases.values import STORAGE
-from attn_conformance.judge import Answer, ask, ask_lse, compare, moves
+from attn_conformance.judge import Answer, Element, ask, ask_lse, compare, moves
 from attn_reference import lower, solve
 
 DTYPES = tuple(STORAGE)
@@ -134,3 +134,34 @@ def test_whether_a_feature_matters_is_asked_of_the_judged_rows():
     answer = ask(problem, "float32", "fused")
     assert not moves(answer, problem)
     assert moves(answer, lower(call.q, call.k, 2 * call.v))
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "limit", "shown"),
+    [
+        (-0.900638097, -0.827266097, 2.79e-06, "expected -0.900638097, got -0.827266097, bound 2.79e-06"),
+        (
+            1.8115355,
+            np.nextafter(1.8115355, 2),
+            2.59e-38,
+            "expected 1.8115355, got 1.8115355000000002, bound",
+        ),
+        (0.1, 0.1000001, 1e-15, "expected 0.1, got 0.1000001, bound 1e-15"),
+        (2 / 3, 2 / 3 + 1e-8, 1e-15, "expected 0.66666666667, got 0.66666667667, bound 1e-15"),
+        (0.0, 0.149235472, 7.71e-46, "expected 0, got 0.149235472, bound 7.71e-46"),
+        (np.nan, 1.0, 1e-6, "expected nan, got 1, bound"),
+    ],
+)
+def test_numbers_have_as_many_digits_as_show_by_how_much_they_differ(expected, got, limit, shown):
+    assert shown in str(Element((0, 0, 0, 0), expected, got, limit))
+
+
+def test_an_answer_knows_what_looser_claims_allow_also_of_a_part_and_of_a_second_run():
+    call = build(KernelCase(3, 2, 2, 4, 5, 8, 8, seed=2, dtype="float64"))
+    answer = ask(lower(call.q, call.k, call.v), "float64", "fused")
+    got = answer.value.astype(np.float32)
+    for whole, numbers in ((answer, got), (answer.part(np.array([2, 0]), 0), got[[2, 0]])):
+        assert not compare(numbers, whole).ok
+        assert compare(numbers, whole.claiming("float32")).ok
+        assert not compare(numbers, whole.doubled(whole.value)).ok
+        assert compare(numbers, whole.doubled(whole.value).claiming("float32")).ok

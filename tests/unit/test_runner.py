@@ -16,8 +16,11 @@ from attn_conformance.judge import Failed
 from attn_conformance.kernel_subject import KernelSubject
 from attn_conformance.registry import Check
 from attn_conformance.results import Report, Row, to_json
+from attn_conformance.rows import Order, judge
 from attn_conformance.runner import run
-from attn_reference import Claims, attention
+from attn_conformance.stored import Stored
+from attn_conformance.targets import Narrowing, subject
+from attn_reference import Claims, attention, lower
 from attn_reference.claims import PLAIN_FEATURES
 from attn_reference.requirements import load_requirements
 
@@ -111,6 +114,118 @@ def test_a_looser_arithmetic_that_would_pass_is_named():
     assert report_of(eager, "NUM-1", claims=half | {"arithmetic": "eager"}).rows["NUM-1"].status == "passed"
 
 
+FLOAT32 = "within the bound of float32: something in it is computed in float32, which --dtype without float64"
+
+
+def in_float32(q, k, v, mask=None, is_causal=False):
+    if q.dtype != np.float64:
+        return attention(q, k, v, mask, is_causal)
+    problem = lower(q, k, v, mask, is_causal)
+    q, k, v = (x.astype(np.float32) for x in (q, k, v))
+    scores = q @ k.swapaxes(-1, -2) / np.float32(np.sqrt(q.shape[-1])) + problem.bias.astype(np.float32)
+    lowest = np.finfo(np.float32).min
+    scores = np.where(problem.visible, scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True, initial=lowest))
+    return (weights @ v / np.maximum(weights.sum(-1, keepdims=True), 1e-30)).astype(np.float64)
+
+
+@pytest.mark.parametrize("requirement", ["EQ-3", "MASK-6", "PURE-4"])
+def test_float64_that_is_computed_in_float32_is_named(requirement):
+    row = report_of(in_float32, requirement, claims={"dtypes": ("float64",)}).rows[requirement]
+    assert row.status == "failed"
+    assert FLOAT32 in row.message
+
+
+IN_FLOAT32 = """
+import numpy as np
+from attn_reference import MultiHeadAttention
+
+class Module(MultiHeadAttention):
+    def qkv_attention(self, q, k, v, mask=None):
+        return super().qkv_attention(*(x.astype(np.float32) for x in (q, k, v)), mask).astype(q.dtype)
+"""
+
+
+def test_looser_claims_are_named_in_forward_calls_and_steps_on_a_cache_too(tmp_path):
+    (tmp_path / "in_float32.py").write_text(IN_FLOAT32)
+    found, refused = subject(f"{tmp_path}/in_float32.py:Module", Narrowing(dtypes=("float64",)))
+    report = run(found, refused=refused, effort="smoke", only=("EQ-1", "CACHE-2", "CACHE-3"))
+    assert [FLOAT32 in (report.rows[name].message or "") for name in ("EQ-1", "CACHE-2", "CACHE-3")] == [
+        True,
+        True,
+        True,
+    ]
+
+
+def in_float32_and_wrong_at_length(q, k, v, mask=None, is_causal=False):
+    """Wrong in any dtype, and rarely: where there are more than four queries and H is 3."""
+    out = in_float32(q, k, v, mask, is_causal)
+    return out + 1 if q.shape[1] == 3 and q.shape[2] > 4 else out
+
+
+def test_a_failure_that_a_looser_claim_would_allow_does_not_hide_another():
+    both = {"dtypes": ("float64", "float32")}
+    rows = [
+        run(made(function, **both), effort="default", only=("EQ-5",)).rows["EQ-5"]
+        for function in (in_float32, in_float32_and_wrong_at_length)
+    ]
+    allowed, real = rows
+    assert FLOAT32 in allowed.message
+    assert FLOAT32 not in real.message
+    case = KernelCase.from_json(real.counterexample)
+    assert (case.heads, case.queries) == (3, 5)  # it was made smaller, and stayed what it is
+    assert real.examples == allowed.examples  # until the first failure of either sort
+
+
+def test_the_search_for_another_failure_costs_no_further_examples():
+    ran = []
+
+    def allowed(subject, case):
+        ran.append(case)
+        if case.seed > 1000:
+            raise Failed("off\nwithin the bound of float32: so it is")
+        return True
+
+    cases = st.builds(KernelCase, seed=st.integers(0, 10**6))
+    tally = explore(
+        Check("EQ-3", allowed, lambda scope: cases, 0), made(attention), examples=10, seed_value=0
+    )
+    found = ran.index(tally.lesser[0])
+    assert tally.examples == found + 1
+    assert ran[10] == tally.lesser[0]  # run again, and the first after ten that is
+    assert tally.first == (tally.lesser[0], tally.first[1])
+    assert tally.last[0].seed == 1001
+    assert tally.repeats
+
+
+def test_one_that_a_second_run_does_not_show_is_kept_as_it_was_found():
+    ran = []
+
+    def once(subject, case):
+        ran.append(case)
+        if len(ran) == 3:
+            raise Failed("off\nwithin the bound of float32: so it is")
+        return True
+
+    cases = st.builds(KernelCase, seed=st.integers(0, 10**6))
+    tally = explore(Check("EQ-3", once, lambda scope: cases, 0), made(attention), examples=10, seed_value=0)
+    assert tally.last == tally.lesser
+    assert not tally.repeats
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(4, False), (100, True)], ids=["another is found", "none is"])
+def test_a_stored_case_that_a_looser_claim_would_allow_ends_no_search(limit, kept):
+    def wrong(q, k, v, mask=None, is_causal=False):
+        out = in_float32(q, k, v, mask, is_causal)
+        return out + 1 if q.shape[2] > limit else out
+
+    small = KernelCase(2, 2, 2, 2, 2, 4, 4, dtype="float64")
+    order = Order("EQ-3", "smoke", stored=(Stored("queries_and_keys_of_any_length", small),))
+    judged = judge(order, made(wrong, dtypes=("float64", "float32")), {})
+    assert judged.row.status == "failed"
+    assert (FLOAT32 in judged.row.message) is kept
+
+
 def test_calls_that_raise_are_left_to_the_requirements_that_draw_them():
     def no_masks(q, k, v, mask=None, is_causal=False):
         if mask is not None:
@@ -186,6 +301,16 @@ def test_error_requirements_are_observed_unless_validation_is_claimed():
     features = frozenset({"bool-mask", "validates"})
     claimed = report_of(attention, "MASK-9", claims={"features": features}).rows["MASK-9"]
     assert (claimed.level, claimed.status) == ("must", "passed")
+
+
+def test_a_level_is_the_same_whether_a_requirement_is_asked_for_or_not():
+    for features in (IN_MATRICES, IN_MATRICES | {"validates", "run-determinism"}):
+        claims = {"features": features, "dtypes": ("float32",)}
+        asked, other = (report_of(attention, only, claims=claims).rows for only in ("PURE-7", "MASK-9"))
+        for name in ("PURE-7", "MASK-9"):
+            assert (
+                asked[name].level == other[name].level == ("must" if "validates" in features else "observed")
+            )
 
 
 def test_invariances_are_observed_unless_claimed():

@@ -6,8 +6,18 @@ element, within the certified bound of that problem's answer, while the right an
 
 from __future__ import annotations
 
-from attn_conformance.cases import Case
-from attn_conformance.causes import causality, forwards, gradients, masks, mistakes, outputs, places, scores
+from attn_conformance.cases import Case, KernelCase
+from attn_conformance.causes import (
+    causality,
+    forwards,
+    gradients,
+    inputs,
+    masks,
+    mistakes,
+    outputs,
+    places,
+    scores,
+)
 from attn_conformance.causes.cause import Cause, Situation, situation_of
 from attn_conformance.causes.gradients import Slope, slope_of
 from attn_conformance.judge import Failed
@@ -19,6 +29,7 @@ CATALOGUE: tuple[Cause, ...] = (
     *outputs.EMPTY_ROWS,
     *masks.CAUSES,
     *scores.CAUSES,
+    *inputs.CAUSES,
     *places.CAUSES,
     *forwards.CAUSES,
     *mistakes.CAUSES,
@@ -27,8 +38,8 @@ CATALOGUE: tuple[Cause, ...] = (
 """All causes of wrong outputs; `gradients` has those of wrong gradients.
 
 Of several that fit equally well the first is named: what the call asks for (causality, a mask) goes
-before what every call has (scale, softmax), that before what is out of place, and what an output merely looks like
-comes last; a cause that leaves most of an output right goes before its neighbours."""
+before what every call has (scale, softmax, x and xa), that before what is out of place, and what an output merely
+looks like comes last; a cause that leaves most of an output right goes before its neighbours."""
 
 EXCEPTIONS = 0.1
 """The share of further failures that a cause may leave unexplained: extreme values have ways of their own to fail."""
@@ -56,4 +67,5 @@ def _situation(case: Case, failed: Failed) -> Situation | Slope | None:
     if failed.evidence.of is not None:
         return slope_of(failed.evidence)
     causal, masked = bool(getattr(case, "causal", False)), getattr(case, "mask", None) is not None
-    return situation_of(failed.evidence, causal=causal, masked=masked)
+    across = isinstance(case, KernelCase) and case.window == "cross"
+    return situation_of(failed.evidence, causal=causal, masked=masked, across=across)

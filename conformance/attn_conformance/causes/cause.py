@@ -185,12 +185,12 @@ LARGEST = 2**16
 that size take a fraction of a second."""
 
 
-def situation_of(evidence: Evidence, *, causal: bool, masked: bool) -> Situation | None:
+def situation_of(evidence: Evidence, *, causal: bool, masked: bool, across: bool = False) -> Situation | None:
     """What a failure's evidence shows; None if it does not tell of one problem, or of one too large to look at.
 
-    causal, masked: what the case says of the call.
+    causal, masked: what the case says of the call. across: whether x carries q, and xa carries k and v.
     """
-    problem = evidence.answer.problem
+    problem, mistaken = evidence.answer.problem, evidence.mistaken
     if isinstance(problem, ForwardProblem):
         (B, T, _), S = problem.x.shape, problem.src.shape[1]
         # Projections, and what they do to the bound, take as long again.
@@ -199,8 +199,21 @@ def situation_of(evidence: Evidence, *, causal: bool, masked: bool) -> Situation
     elif problem is not None:
         sizes = (int(np.prod(problem.shape)), problem.q.size, problem.k.size, problem.v.size)
         masked = masked or not problem.visible.all()
+        if across:
+            mistaken = {**mistaken, "x for xa": [_within_x(problem)]}
     else:
         return None
     fits = min(sizes) > 0 and max(sizes) <= LARGEST and evidence.got.shape == evidence.answer.value.shape
     hiding: Hiding = "causal" if causal else "mask" if masked else "nothing"
-    return Situation(evidence.got, evidence.answer, hiding, evidence.mistaken) if fits else None
+    return Situation(evidence.got, evidence.answer, hiding, mistaken) if fits else None
+
+
+def _within_x(p: Problem) -> Problem | None:
+    """The problem where what carries q alone stands for what carries k and v: k is q, and v is 0."""
+    (B, H, T, _), Dv = p.q.shape, p.v.shape[3]
+    posed = replace(p, k=p.q, v=np.zeros((B, H, T, Dv)))
+    if p.k.shape[2] == T:
+        return posed
+    if not p.visible.all() or p.bias.any():
+        return None
+    return replace(posed, visible=np.ones((1, 1, 1, 1), bool), bias=np.zeros((1, 1, 1, 1)))

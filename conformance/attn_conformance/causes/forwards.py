@@ -1,4 +1,4 @@
-"""Wrong forward calls of a module: projections that are lost, turned or exchanged, and what xa is used for."""
+"""Wrong forward calls of a module: projections that are lost, turned or exchanged, and xa used in part."""
 
 from __future__ import annotations
 
@@ -25,11 +25,6 @@ from attn_reference.forward import PROJECTIONS, merge_heads, split_heads
 
 def _called(name: str, clause: str, change: ForwardChange) -> Cause:
     return changed(name, clause, None, forward=change)
-
-
-def _xa_ignored(p: ForwardProblem) -> ForwardProblem | None:
-    fitting = p.mask is None or p.x.shape[1] == p.src.shape[1]
-    return replace(p, src=p.x) if fitting else None
 
 
 def _from_both(keys: str) -> Recognition:
@@ -123,7 +118,6 @@ CAUSES = (
         "every element is what attention gives if heads (B, T, H, D) are transposed before they are merged",
         _merged(stored_thd),
     ),
-    _called("xa-ignored", "if x attends to itself: xa is ignored", _xa_ignored),
     Cause(
         "values-of-x",
         "every element is what attention gives if values come from x, and keys alone from xa",

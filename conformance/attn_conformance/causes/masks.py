@@ -131,6 +131,14 @@ CAUSES = (
         "mask-inverted", "with the mask inverted: the keys that it hides are seen, and no others", _inverted
     ),
     _masked("mask-ignored", "without the mask", _ignored),
+    *(
+        _masked(f"hidden-by-filling{number:g}", f"if hidden scores are set to {number:g}", _filled(number))
+        for number in (-1e4, -1e9)
+    ),
+    *(
+        _masked(f"hidden-by-adding{number:g}", f"if {number:g} is added to hidden scores", _added(number))
+        for number in (-1e4, -1e9, -100.0)
+    ),
     _masked("mask-values-ignored", "if of a floating mask only minus infinity counts", _values_ignored),
     _masked(
         "float-mask-as-boolean", "if a floating mask is read as a boolean one: all but 0 is True", _as_boolean
@@ -163,13 +171,5 @@ CAUSES = (
     *(
         _masked(f"mask-in-{dtype}", f"if the mask is rounded to {dtype} first", _rounded(dtype))
         for dtype in ("float16", "bfloat16")
-    ),
-    *(
-        _masked(f"hidden-by-adding{number:g}", f"if {number:g} is added to hidden scores", _added(number))
-        for number in (-1e4, -1e9, -100.0)
-    ),
-    *(
-        _masked(f"hidden-by-filling{number:g}", f"if hidden scores are set to {number:g}", _filled(number))
-        for number in (-1e4, -1e9)
     ),
 )

@@ -16,11 +16,12 @@ from attn_reference import Problem
 
 
 def _seeing(rule: Callable[[Array, int, int], Array]) -> Change:
-    """With those keys hidden, of the visible ones, for which `rule` (j, T, S) is False."""
+    """With those keys hidden, of the visible ones, for which `rule` (j, T, S) is False; not if none is left."""
 
-    def change(p: Problem) -> Problem:
+    def change(p: Problem) -> Problem | None:
         T, S = p.shape[2:]
-        return replace(p, visible=p.visible & rule(np.arange(S), T, S))
+        left = p.visible & rule(np.arange(S), T, S)
+        return replace(p, visible=left) if left.any() else None
 
     return change
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -140,9 +139,7 @@ def nan_reaches_what_depends_on_it(subject: Subject, case: KernelCase) -> bool:
             evidence=Evidence(got, subject.answer(call)),
         )
     others = [b for b in range(case.batch) if b != at[0]]
-    answer = subject.answer(clean)
-    cut = {name: getattr(answer, name)[others] for name in ("value", "low", "limit")}
-    answer = replace(answer, **cut, problem=None)
+    answer = subject.answer(clean).part(np.array(others, int), 0)
     before = subject.attention(clean)[others]
     expect.same(before, got[others], answer, f"NaN in batch element {at[0]} changed another batch element")
     return True

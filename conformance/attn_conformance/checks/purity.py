@@ -115,8 +115,7 @@ def _of(answer: Answer, index: Array, axis: int = 0) -> Answer:
     if isinstance(problem, Problem):
         q, k, v = taken(problem.q), taken(problem.k), taken(problem.v)
         problem = Problem(q, k, v, taken(problem.visible), taken(problem.bias), problem.scale)
-    value, low, limit = (part.take(index, axis) for part in (answer.value, answer.low, answer.limit))
-    return replace(answer, value=value, low=low, limit=limit, problem=problem)
+    return replace(answer.part(index, axis), problem=problem)
 
 
 FAMILIES_APART = (*ORDINARY, "uneven-batch", "uneven-batch", "uneven-heads")

@@ -1,10 +1,15 @@
-"""`attn-conformance run TARGET...`: judge, tell, and write down."""
+"""`attn-conformance run TARGET...`: judge, tell, and write down.
+
+Ctrl-C ends the judging and nothing else: what was found until then is told and written down, and the exit status is
+that of an interrupted program.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -15,6 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from attn_conformance.database import Database
+from attn_conformance.endings import BY_USER
 from attn_conformance.expectations import Expectation, expectations
 from attn_conformance.isolation.limits import Limits
 from attn_conformance.loading import TargetError
@@ -24,15 +30,17 @@ from attn_conformance.report.html import MISSING, run_page
 from attn_conformance.report.junit import junit
 from attn_conformance.report.progress import Progress
 from attn_conformance.report.reading import read
+from attn_conformance.report.verdict import interruption
 from attn_conformance.results import Report, to_json
 from attn_conformance.runner import run
+from attn_conformance.stored import OtherClaims
 from attn_conformance.targets import Narrowing
 from attn_reference import SPEC_VERSION
 from attn_reference.requirements import load_requirements
 
 
 def command(options: argparse.Namespace, console: Console, errors: Console) -> int:
-    """The exit status."""
+    """The exit status: 0 or 1 by the verdicts, 2 where something could not be judged, 130 after Ctrl-C."""
     try:
         writable(options)
         expected = _expected(options.expect)
@@ -46,7 +54,7 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
         options.convention, options.add, options.drop, options.dtype, options.head_dims, options.device
     )
     reports: list[Report] = []
-    unjudged = False
+    unjudged = interrupted = False
     for number, target in enumerate(options.targets, 1):
         try:
             with Progress(target, quiet=options.quiet) as progress:
@@ -67,22 +75,32 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
                     replay=replayed.get(target),
                     progress=progress,
                 )
+        except OtherClaims as error:
+            how = _as_then(replayed[target], narrowing, options.replay)
+            errors.print(f"cannot judge {target}: {error}; {how}", markup=False)
+            unjudged = True
+            continue
         except (TargetError, ValueError) as error:
-            errors.print(f"cannot judge {error}", markup=False)
+            errors.print(f"cannot judge {target}: {str(error).removeprefix(f'{target}: ')}", markup=False)
             unjudged = True
             continue
         reports.append(report)
         scripts = _scripts(report, database)
         terminal.show(report, load_requirements(), console, scripts, quiet=options.quiet)
-        if report.interrupted and (left := options.targets[number:]):
-            errors.print(f"not judged, since interrupted: {', '.join(left)}", markup=False)
-            unjudged = True
+        if report.interrupted:
+            left = options.targets[number:]
+            errors.print(f"{target}: {interruption(report)}", markup=False)
+            if left:
+                errors.print(f"not judged, since interrupted: {', '.join(left)}", markup=False)
+            interrupted = True
             break
     if reports:
         _write(reports, options)
         _tell_github(reports, strict=options.strict)
     for warning in database.warnings:
         errors.print(warning, markup=False)
+    if interrupted:
+        return BY_USER
     if unjudged:
         return 2
     return 0 if all(report.ok(strict=options.strict) for report in reports) else 1
@@ -126,6 +144,15 @@ def _replayed(path: Path, targets: list[str]) -> dict[str, Mapping[str, Any]]:
         if target not in entries:
             raise ValueError(f"--replay: {path} holds no result of {target}; it has {', '.join(entries)}")
     return {target: entries[target] for target in targets}
+
+
+def _as_then(entry: Mapping[str, Any], narrowing: Narrowing, path: Path) -> str:
+    """How to replay a result under the claims of its run, which are not those of the options given now."""
+    then: str = entry.get("options", "")
+    if then == narrowing.options:
+        return "the options are the same, so its own claims have changed since: judge it anew"
+    parts = ["attn-conformance run", shlex.quote(entry["target"]), then, "--replay", shlex.quote(str(path))]
+    return f"give the options of that run: {' '.join(filter(None, parts))}"
 
 
 def _write(reports: list[Report], options: argparse.Namespace) -> None:

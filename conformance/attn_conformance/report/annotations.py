@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from attn_conformance.report.stories import decides, failed, headline, told, visible, whole
-from attn_conformance.report.terminal import VERDICTS
+from attn_conformance.report.terminal import ranked
+from attn_conformance.report.verdict import sentence
 from attn_conformance.results import EXPECTED, Report, Row
 
 MOST = 10
@@ -48,7 +49,7 @@ def step_summary(reports: Sequence[Report], *, strict: bool = False) -> str:
     size = sum(len(line.encode()) + 1 for line in lines)
     left = 0
     for report in reports:
-        for row in report.rows.values():
+        for row in ranked(report):
             if not (failed(row) or decides(row, strict=strict)):
                 continue
             block = _details(report, row, strict)
@@ -63,20 +64,18 @@ def step_summary(reports: Sequence[Report], *, strict: bool = False) -> str:
 
 
 def _failures(reports: Sequence[Report], kept: Callable[[Row], bool]) -> list[tuple[str, str]]:
-    """Title and text of each row that is kept."""
+    """Title and text of each row that is kept, those first that lead to the mistake."""
     return [
         (f"{report.target}: {row.requirement}", told(report, row) if failed(row) else whole(report, row))
         for report in reports
-        for row in report.rows.values()
+        for row in ranked(report)
         if kept(row)
     ]
 
 
 def _verdict(report: Report) -> str:
     counts = ", ".join(f"{count} {status}" for status, count in report.counts.items() if count)
-    return (
-        f"{report.target} {VERDICTS[report.verdict]} ({counts}; effort {report.effort}, seed {report.seed})"
-    )
+    return f"{report.target} {sentence(report)} ({counts}; effort {report.effort}, seed {report.seed})"
 
 
 def _command(kind: str, title: str, text: str) -> str:
@@ -93,7 +92,7 @@ def _data(text: str) -> str:
 def _cells(report: Report) -> Iterator[str]:
     rows = [row for row in report.rows.values() if row.status == "failed"]
     yield _plain(report.target)
-    yield f"**{_plain(VERDICTS[report.verdict])}**"
+    yield f"**{_plain(sentence(report))}**"
     yield from (str(sum(r.level == level and not r.expected for r in rows)) for level in ("must", "should"))
     yield str(sum(row.expected for row in report.rows.values()))
     yield from (str(report.counts[status]) for status in ("passed", "skipped"))

@@ -22,14 +22,14 @@ class Progress:
         self.target = target
         self.unit = unit
         self.quiet = quiet
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, emoji=False)
         self.bar: Bar | None = None
         self.last = time.monotonic()
 
     def __enter__(self) -> Self:
         if self.console.is_terminal and not self.quiet:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),

@@ -27,7 +27,7 @@ def plain(row: Row, again: str) -> str:
     again: the command that judges it again.
     """
     text = io.StringIO()
-    console = Console(file=text, width=WIDTH, highlight=False, color_system=None)
+    console = Console(file=text, width=WIDTH, highlight=False, emoji=False, color_system=None)
     shown = replace(row, message=row.message and visible(row.message))  # rich would drop some of them
     story(shown, load_requirements()[row.requirement], console, again)
     return visible("\n".join(line.rstrip() for line in text.getvalue().strip().split("\n")))

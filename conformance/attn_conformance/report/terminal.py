@@ -14,6 +14,8 @@ from rich.table import Table
 
 from attn_conformance.expect import ALLOWED_BY
 from attn_conformance.registry import checks
+from attn_conformance.report.ranking import rank
+from attn_conformance.report.verdict import counts, notes, sentence
 from attn_conformance.results import EXPECTED, LEFT_OUT, Report, Row
 from attn_reference.requirements import Requirement
 
@@ -31,13 +33,8 @@ STYLES_OF_VERDICTS = {
     "expected-failures": "bold yellow",
 }
 
-VERDICTS = {
-    "conforms": "conforms",
-    "differs": "differs from the specification only as it documents",
-    "expected-failures": "fails only as expected",
-    "fails": "fails",
-    "incomplete": "could not be judged completely",
-}
+GUIDE = "docs/guides/reading-a-failure.md"
+"""Where the repository tells how to read a failure."""
 
 
 def show(
@@ -56,7 +53,8 @@ def show(
         console.print(_table(report))
         _observations(report, console)
     shown = False
-    for row, *alike in _gathered(report):
+    gathered = _gathered(report)
+    for row, *alike in gathered:
         again = repetition(report.target, row.requirement, report.seed, report.effort, report.options)
         story(row, table[row.requirement], console, again)
         if alike:
@@ -67,6 +65,9 @@ def show(
     _expected(report, console)
     _declared(report, console)
     _verdict(report, console)
+    if told := [rows[0].requirement for rows in gathered]:
+        explain = f"what a requirement means: attn-conformance explain {told[0]}"
+        _line(f"{explain}; how to read a failure: {GUIDE} in the repository", console)
 
 
 def repetition(target: str, requirement: str, seed: int, effort: str, options: str = "") -> str:
@@ -125,6 +126,8 @@ def story(row: Row, requirement: Requirement, console: Console, again: str) -> N
     lines = []
     if row.summary is not None:
         lines.append(f"smallest case: {row.summary}")
+    if row.declared is not None:
+        lines.append(f"documented is: {row.declared}, and that was tested in its place")
     lines += [f"what happened: {row.message}".replace("\n", "\n  ")]
     if row.cause is not None:
         lines.append(f"likely cause: {row.cause}")
@@ -136,12 +139,17 @@ def story(row: Row, requirement: Requirement, console: Console, again: str) -> N
 
 
 def _gathered(report: Report) -> list[list[Row]]:
-    """The failures that were not expected; those that share what is told of them stand together."""
+    """The failures that were not expected, ranked; those that share what is told of them stand together."""
     groups: dict[str, list[Row]] = {}
-    for row in report.rows.values():
+    for row in ranked(report):
         if row.status in ("failed", "error") and not row.expected:
             groups.setdefault(_shared(row) or row.requirement, []).append(row)
     return list(groups.values())
+
+
+def ranked(report: Report) -> list[Row]:
+    """The rows of a report in the order in which failures are told."""
+    return sorted(report.rows.values(), key=lambda row: rank(row.requirement, vars(row)))
 
 
 def _shared(row: Row) -> str | None:
@@ -187,7 +195,7 @@ def _expected(report: Report, console: Console) -> None:
 
 
 def _declared(report: Report, console: Console) -> None:
-    declared = [row for row in report.rows.values() if row.declared]
+    declared = [row for row in report.rows.values() if row.declared and row.status != "failed"]
     if declared:
         console.print("\n[bold]Documented differences[/] (*), each tested to be as documented")
     for row in declared:
@@ -196,34 +204,9 @@ def _declared(report: Report, console: Console) -> None:
 
 def _verdict(report: Report, console: Console) -> None:
     style = STYLES_OF_VERDICTS.get(report.verdict, "bold red")
-    counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n and status != "failed")
-    failed = [row.level for row in report.rows.values() if row.status == "failed" and not row.expected]
-    by_level = [f"{failed.count(level)} {level} failed" for level in ("must", "should") if level in failed]
-    expected = sum(row.expected and row.status == "failed" for row in report.rows.values())
-    as_expected = [f"{expected} failed as expected"] if expected else []
-    counts = ", ".join([*by_level, *as_expected, counts])
-    musts = [row for row in report.rows.values() if row.level == "must" and not row.planned]
-    judged = sum(row.status in ("passed", "failed") for row in musts)
     console.print(
-        f"\n[{style}]{escape(report.target)} {VERDICTS[report.verdict]}[/] ({judged} of {len(musts)} "
-        f"must-requirements judged; {counts}; effort {report.effort}, seed {report.seed}, {report.seconds:.1f} s)"
+        f"\n[{style}]{escape(report.target)} {sentence(report)}[/] ({counts(report)}; effort {report.effort}, "
+        f"seed {report.seed}, {report.seconds:.1f} s)"
     )
-
-    left_out = sorted({row.message for row in musts if row.message and row.message.startswith("not claimed")})
-    if left_out:
-        _line(f"left out: {'; '.join(left_out)}", console)
-    planned = [row.requirement for row in report.rows.values() if row.planned]
-    if planned:
-        _line(f"not checked by this version: {', '.join(planned)}", console)
-    shoulds = [
-        row.requirement
-        for row in report.rows.values()
-        if row.level == "should" and row.status == "failed" and not row.expected
-    ]
-    if shoulds:
-        _line(f"should-requirements that fail (they count with --strict): {', '.join(shoulds)}", console)
-    never = [event for event, count in report.events.items() if not count]
-    # A row that failed has ended early, and so may have missed what it would have drawn.
-    whole = not any(row.message in LEFT_OUT or row.counterexample for row in report.rows.values())
-    if never and whole and report.effort != "smoke":
-        _line(f"situations that never occurred, a defect of the suite: {', '.join(never)}", console)
+    for note in notes(report):
+        _line(note, console)

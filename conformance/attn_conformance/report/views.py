@@ -13,7 +13,9 @@ from typing import Any, Generic, TypeVar
 from attn_conformance.cases import case_from_json
 from attn_conformance.endings import printable
 from attn_conformance.registry import checks
-from attn_conformance.report.terminal import VERDICTS, repetition
+from attn_conformance.report.ranking import rank
+from attn_conformance.report.terminal import repetition
+from attn_conformance.report.verdict import VERDICTS
 from attn_conformance.results import EXPECTED, LEFT_OUT, PLANNED, UNEXPECTED
 from attn_reference.requirements import load_requirements
 
@@ -184,12 +186,19 @@ class View:
     def verdict(self) -> Mark:
         """The verdict in words."""
         name = self.result["verdict"]
-        return Mark(name, VERDICTS[name], *VERDICT_MARKS[name])
+        interrupted = ", interrupted" if self.result.get("interrupted") else ""
+        return Mark(name, VERDICTS[name] + interrupted, *VERDICT_MARKS[name])
 
     @property
     def groups(self) -> tuple[Group[Entry], ...]:
         """The entries that the table shows."""
         return grouped(entry for entry in self.entries if entry.judged)
+
+    @property
+    def failures(self) -> tuple[Entry, ...]:
+        """Entries that are told at length, those first that lead to the mistake."""
+        told = (entry for entry in self.entries if entry.story)
+        return tuple(sorted(told, key=lambda entry: rank(entry.id, {"cause": None, **entry.row})))
 
     def marked(self, *names: str) -> tuple[Entry, ...]:
         """Entries with one of these marks."""
@@ -204,7 +213,8 @@ class View:
     @property
     def musts(self) -> tuple[int, int]:
         """How many must-requirements were judged, and how many there are."""
-        musts = [entry for entry in self.entries if entry.level == "must" and entry.word != "planned"]
+        planned = {name for name, requirement in load_requirements().items() if requirement.planned}
+        musts = [entry for entry in self.entries if entry.level == "must" and entry.id not in planned]
         return sum(entry.row["status"] in ("passed", "failed") for entry in musts), len(musts)
 
     @property
