@@ -48,7 +48,7 @@ def written(about: Subjects, finding: Finding, plan: Plan) -> str | None:
     """The text of a script; None where it cannot be said in fewer than 40 lines."""
     text = _Writer(about, finding, plan).text()
     if text.count("\n") > MOST_LINES:
-        text = re.sub(r"\n\n(?=    )", "\n", text)  # closer set, it may do
+        text = re.sub(r"\n\n(?=    |sys)", "\n", text)  # closer set, it may do
     return text if text.count("\n") <= MOST_LINES else None
 
 
@@ -113,7 +113,7 @@ class _Writer:
         third = [name for name in ("ml_dtypes",) if f"{name}." in code]
         third += ["numpy as np"] if re.search(r"\bnp\.", code) else []
         more = [f"import {name}" for name in third]
-        return [*lines, NO_VERDICT, "", *more, *([""] if more else [])]
+        return [*lines, "", NO_VERDICT, "", *more, *([""] if more else [])]
 
     # --- arrays
 
