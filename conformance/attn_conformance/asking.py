@@ -25,7 +25,7 @@ from attn_conformance.targets import Narrowing
 from attn_reference.requirements import Requirement, load_requirements
 
 told: set[tuple[str, str]] = set()
-"""Targets, and what failures of theirs had in common, whose scripts this session has shown: one of each kind will do."""
+"""Targets, and what their failures have in common, of which this session has shown a script: one of a kind will do."""
 
 
 @cache

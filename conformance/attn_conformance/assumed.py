@@ -27,7 +27,7 @@ def assumed(claims: Claims) -> frozenset[str]:
 
 
 def pointed(row: Row, subject: Subject, refused: Mapping[str, str]) -> Row:
-    """A failed row with a line that names the assumed claim it rests on, if there is one; refused: as for `rows.judge`."""
+    """A failed row with a line that names the assumed claim it rests on, if any; refused: as for `rows.judge`."""
     if row.status != "failed":
         return row
     dtypes = [dtype for dtype in refused if dtype in subject.assumed]
@@ -38,7 +38,9 @@ def pointed(row: Row, subject: Subject, refused: Mapping[str, str]) -> Row:
         how = f"--without {name}"
     if not name:
         return row
-    return replace(row, message=f"{row.message}\nrests on the claim {name}, which was assumed; {how} leaves it out")
+    return replace(
+        row, message=f"{row.message}\nrests on the claim {name}, which was assumed; {how} leaves it out"
+    )
 
 
 def _features(row: Row) -> list[str]:

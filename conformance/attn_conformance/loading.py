@@ -134,7 +134,9 @@ def objects(home: str) -> str:
     named = [
         f"{home}:{name}"
         for name, value in vars(module).items()
-        if not name.startswith("_") and callable(value) and getattr(value, "__module__", "") == module.__name__
+        if not name.startswith("_")
+        and callable(value)
+        and getattr(value, "__module__", "") == module.__name__
     ]
     return ", ".join(named[:LISTED]) or f"{home}:object"
 
@@ -153,7 +155,9 @@ def _object(where: str, target: str) -> Any:
     for part in path.split("."):
         if not hasattr(found, part):
             if _exists(f"{home}.{path}"):
-                raise TargetError(f"{target}: is a module; name the object in it: {objects(f'{home}.{path}')}")
+                raise TargetError(
+                    f"{target}: is a module; name the object in it: {objects(f'{home}.{path}')}"
+                )
             public = [name for name in dir(found) if not name.startswith("_")]
             alike = near(part, public) or [name for name in public if "att" in name.lower()]
             raise TargetError(
@@ -171,7 +175,9 @@ def _module(home: str, target: str) -> Any:
         missing, place = error.name or home, _place(error)
         hint = _install_hint(missing)
         if place:
-            raise TargetError(f"{target}: no module named {missing!r}, which {place} imports{hint}") from error
+            raise TargetError(
+                f"{target}: no module named {missing!r}, which {place} imports{hint}"
+            ) from error
         raise TargetError(f"{target}: no module named {missing!r}{hint or _looked(missing)}") from error
     except BaseException as error:
         if by_user(error) or isinstance(error, TargetError):
@@ -187,7 +193,9 @@ def _place(error: BaseException) -> str:
     else:
         lines = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
         ours = (__file__, importlib.__file__)
-        lines = [(file, n) for file, n in lines if file not in ours and not file.startswith("<frozen importlib")]
+        lines = [
+            (file, n) for file, n in lines if file not in ours and not file.startswith("<frozen importlib")
+        ]
     if not lines:
         return ""
     file, number = lines[-1]
@@ -199,7 +207,9 @@ def _looked(missing: str) -> str:
     """Where a module was looked for in vain, and what may have been meant."""
     package, _, name = missing.rpartition(".")
     if package:
-        known = [found.name for found in pkgutil.iter_modules(getattr(sys.modules.get(package), "__path__", []))]
+        known = [
+            found.name for found in pkgutil.iter_modules(getattr(sys.modules.get(package), "__path__", []))
+        ]
         alike = [f"{package}.{other}" for other in near(name, known)]
         return f" in {package}" + suggestion(missing, alike)
     known = [found.name for found in pkgutil.iter_modules()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import shlex
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, get_args
@@ -124,7 +125,9 @@ def _subject(target: str, narrowing: Narrowing, tell: Tell) -> tuple[Subject, di
     if misshapen is not None:
         return misshapen[0], {"OUT-1": misshapen[1]}
     tried = "; ".join(f"{call}: it {text}" for call, text in refusals.items())
-    adapter = f". What is built or called otherwise takes an adapter: {GUIDE}" if isinstance(inner, type) else ""
+    adapter = (
+        f". What is built or called otherwise takes an adapter: {GUIDE}" if isinstance(inner, type) else ""
+    )
     raise TargetError(f"{target}: the smallest call got no answer: {tried}{adapter}")
 
 
@@ -157,7 +160,9 @@ def _kernels(
     target: str, function: Callable[..., Any], loaded: Any, narrowing: Narrowing
 ) -> Iterator[KernelSubject]:
     if narrowing.convention in OF_CLASSES:
-        raise TargetError(f"{target}: {narrowing.convention} is a convention of classes, and this is a function")
+        raise TargetError(
+            f"{target}: {narrowing.convention} is a convention of classes, and this is a function"
+        )
     try:
         convention = CONVENTIONS[narrowing.convention] if narrowing.convention else recognise(function)
     except ValueError as error:
@@ -200,7 +205,9 @@ def _drop_ins(target: str, cls: type, loaded: Any, narrowing: Narrowing) -> Iter
 
 def _adapted(target: str, implementation: Implementation, narrowing: Narrowing) -> Iterator[ModuleSubject]:
     if narrowing.convention is not None:
-        raise TargetError(f"{target}: an adapter spells its calls itself; --convention {narrowing.convention} is for others")
+        raise TargetError(
+            f"{target}: an adapter spells its calls itself; --convention {narrowing.convention} is for others"
+        )
     named = implementation.border
     border: Border = BORDERS[named]() if isinstance(named, str) else named
     differences = tuple(getattr(implementation, "differences", ()))
@@ -222,8 +229,9 @@ def _settled(found: KernelSubject | ModuleSubject) -> Subject:
         found = replace(found, key_bias=True)
     implementation = found.implementation
     if found.convention.name == ADAPTER.name and found.claims.features >= {"cache", "cache-edits"}:
-        if missing := contract.without_edits(found.session(handle)):
-            raise TargetError(f"{found.target}: {missing} ({GUIDE})")
+        with suppress(Failed):  # what opening a session raises, a requirement will tell
+            if missing := contract.without_edits(found.session(handle)):
+                raise TargetError(f"{found.target}: {missing} ({GUIDE})")
     if not isinstance(implementation, DropIn) or found.convention is not SEED:
         return found
     if found.border.name != "torch" or not found.scope.has("cache"):

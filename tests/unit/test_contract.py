@@ -84,10 +84,18 @@ def test_one_that_has_all_that_it_claims_is_judged(file: Path, name: str) -> Non
         ("unstated", (), "is an object with build and forward, but lacks claims"),
         ("elsewhere", (), "has border = 'pytorch'; it is one of 'numpy', 'torch', 'jax'"),
         ("listed", (), r"has claims of type dict; write claims = Claims\(features="),
-        ("Made", (), "is a class with build and forward; an adapter is an instance of it, such as adapter = Made"),
+        (
+            "Made",
+            (),
+            "is a class with build and forward; an adapter is an instance of it, such as adapter = Made",
+        ),
         ("plain", ("cache",), "claims cache, but has no open"),
         ("plain", ("qkv",), "claims qkv, but has no attention"),
-        ("caching", ("cache", "cache-edits"), "claims cache-edits, but its sessions have no reorder and no truncate"),
+        (
+            "caching",
+            ("cache", "cache-edits"),
+            "claims cache-edits, but its sessions have no reorder and no truncate",
+        ),
     ],
 )
 def test_what_one_lacks_is_said(file: Path, name: str, claims: tuple[str, ...], message: str) -> None:

@@ -74,15 +74,21 @@ def test_registered_names_module_paths_and_files_are_targets(kernel_file):
         ("attn_reference.kernal:f", "no module named .*; did you mean attn_reference.kernel"),
         ("no/such/file.py:f", "there is no file"),
         ("mutant:nobody", r"there is no mutant 'nobody' among \d+$"),
-        ("mutant:inverted_mask", r"there is no mutant 'inverted_mask' among \d+; did you mean inverted-mask\?$"),
+        (
+            "mutant:inverted_mask",
+            r"there is no mutant 'inverted_mask' among \d+; did you mean inverted-mask\?$",
+        ),
         ("twin:nobody", "there is no twin"),
         ("control:nobody", "there is no control"),
         (
             "{file}:Sized",
-            r"its constructor is Sized\(d_model, n_heads\); .* Sized\(n_state, n_head, causal=False\), by these names and "
-            "with the sizes in this order.*docs/guides/writing-an-implementation.md",
+            r"its constructor is Sized\(d_model, n_heads\); .* Sized\(n_state, n_head, causal=False\), by these names "
+            "and with the sizes in this order.*docs/guides/writing-an-implementation.md",
         ),
-        ("{file}:number", "is of type int; a target is a function on split heads, a class with the interface"),
+        (
+            "{file}:number",
+            "is of type int; a target is a function on split heads, a class with the interface",
+        ),
         ("{file}:strange", "no convention has the parameters .a, b."),
         (
             "{file}:takes_torch",
@@ -128,7 +134,11 @@ instance = nn.Linear(2, 2)
     ("name", "narrowing", "message"),
     [
         ("instance", Narrowing(), "is an instance of nn.Module; give its class, Linear, or an adapter"),
-        ("Extra", Narrowing(), "argument: 'dropout'. What is built or called otherwise takes an adapter: docs/guides"),
+        (
+            "Extra",
+            Narrowing(),
+            "argument: 'dropout'. What is built or called otherwise takes an adapter: docs/guides",
+        ),
         ("Extra", Narrowing(convention="kernel"), "kernel is a convention of functions, and this is a class"),
         ("Extra", Narrowing(device="cuda"), "there is no CUDA device here"),
     ],
