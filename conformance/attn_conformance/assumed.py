@@ -44,20 +44,20 @@ def pointed(row: Row, subject: Subject, refused: Mapping[str, str]) -> Row:
 
 
 def _features(row: Row) -> list[str]:
-    """The features without which a failed row, or its case, would not have been asked for."""
-    found = list(load_requirements()[row.requirement].rests_on)
-    if row.counterexample is not None:
-        check = next(check for check in checks()[row.requirement] if check.name == row.check)
-        found += [*check.needs, *_drawn(case_from_json(row.counterexample))]
-    return found
+    """The features without which a case that failed would not have been asked for."""
+    if row.counterexample is None:
+        return []
+    check = next(check for check in checks()[row.requirement] if check.name == row.check)
+    rests_on = load_requirements()[row.requirement].rests_on
+    return [*rests_on, *check.needs, *_drawn(case_from_json(row.counterexample))]
 
 
 def _drawn(case: Case) -> list[str]:
-    """The features that a case makes use of by itself: weights of another dtype, and masks of one."""
+    """The features that a case makes use of by itself: weights of another dtype, and masks in float32."""
     found = []
     weights = getattr(case, "weights_dtype", None)
     if weights not in (None, case.dtype) or any(c.dtype != case.dtype for c in getattr(case, "before", ())):
         found.append("casts-weights")
-    if getattr(getattr(case, "mask", None), "dtype", "bool") not in ("bool", case.dtype):
+    if getattr(getattr(case, "mask", None), "dtype", None) == "float32" != case.dtype:
         found.append("float32-mask")
     return found

@@ -70,7 +70,7 @@ def folder(target: str) -> Path | None:
     if found is None:
         return None
     parent = Path(found).resolve().parent
-    return None if any(parent.is_relative_to(place) for place in INSTALLED) else parent
+    return None if any(parent.is_relative_to(shared) for shared in INSTALLED) else parent
 
 
 def load(target: str) -> Any:

@@ -23,11 +23,7 @@ def near(name: str, known: Iterable[str]) -> list[str]:
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The same as the end of a message, "" where nothing is near."""
     found = near(name, known)
-    return (
-        f"; did you mean {' or '.join([', '.join(found[:-1]), found[-1]] if found[1:] else found)}?"
-        if found
-        else ""
-    )
+    return f"; did you mean {', '.join([*found[:-2], ' or '.join(found[-2:])])}?" if found else ""
 
 
 def _bare(name: str) -> str:
