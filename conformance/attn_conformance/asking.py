@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,13 +15,17 @@ import pytest
 from attn_conformance.database import Database
 from attn_conformance.expectations import Expectation, settled
 from attn_conformance.judging import GivenUp, Judging
-from attn_conformance.report.stories import plain, with_script
-from attn_conformance.report.terminal import repetition
+from attn_conformance.loading import folder, place
+from attn_conformance.report.stories import plain, visible, with_script
+from attn_conformance.report.terminal import repetition, shared
 from attn_conformance.results import EXPECTED, SPENT, Row
 from attn_conformance.rows import Order
-from attn_conformance.runner import applying, opened, wanted
+from attn_conformance.runner import applying, checked, opened, wanted
 from attn_conformance.targets import Narrowing
 from attn_reference.requirements import Requirement, load_requirements
+
+told: set[tuple[str, str]] = set()
+"""Targets, and what their failures have in common, of which this session has shown a script: one of a kind will do."""
 
 
 @cache
@@ -98,13 +103,33 @@ class Asked:
         return settled(row, self.terms.expected.get(self.id), date.today())
 
     def _story(self, row: Row) -> str:
+        """What happened, in the one line that pytest's summary has room for; then all of it."""
         terms = self.terms
         again = repetition(self.target, self.id, terms.seed, terms.effort, terms.narrowing.options)
-        return with_script(plain(row, again), row)
+        text = f"{visible(row.headline)}\n\n{plain(row, importing(self.target) + again)}"
+        if row.reproducer is None:
+            return text
+        file = Database().put_script(self.id, self.target, row.reproducer)
+        if file is not None:
+            text = f"{text}\n  script: python {shlex.quote(str(file))}"
+        kind = (self.target, shared(row) or row.cause or self.id)
+        if kind in told and file is not None:
+            return text
+        told.add(kind)
+        return with_script(text, row)
+
+
+def importing(target: str) -> str:
+    """What a shell needs before the command line, so that it finds what pytest's own settings made importable."""
+    home = None if place(target)[0].endswith(".py") else folder(target)
+    if home is None or home == Path.cwd():
+        return ""
+    return f"PYTHONPATH={shlex.quote(str(home.relative_to(Path.cwd()) if home.is_relative_to(Path.cwd()) else home))} "
 
 
 def asked(target: str, terms: Terms) -> list[Asked]:
-    """The requirements of a target's kind; TargetError if it cannot be judged, ValueError if `only` is unknown."""
+    """The requirements of a target's kind; TargetError if it cannot be judged, ValueError for terms without meaning."""
+    checked(terms.effort, terms.seed)
     facts = loaded(target, terms.narrowing, terms.isolate).facts
     table = applying(load_requirements(), facts.kind)
     named = wanted(table, terms.only)

@@ -95,9 +95,14 @@ def stated_or_plain(cls: Any) -> Claims:
         features.discard("causal")
     if not callable(getattr(cls, "qkv_attention", None)):
         features.discard("qkv")
-    if any((base.__module__, base.__name__) == TORCH_MODULE for base in cls.__mro__):
+    if of_torch(cls):
         features.add("torch-module")
     return Claims(devices=("cpu", "cuda"), features=frozenset(features))
+
+
+def of_torch(cls: type) -> bool:
+    """Whether a class is a torch.nn.Module."""
+    return any((base.__module__, base.__name__) == TORCH_MODULE for base in cls.__mro__)
 
 
 def looks_like_one(cls: Any) -> bool:

@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
+from attn_conformance.assumed import pointed
 from attn_conformance.cases.events import applicable
+from attn_conformance.endings import described
 from attn_conformance.environment import environment
 from attn_conformance.explanation import explained
+from attn_conformance.exploration import Watch, unwatched
 from attn_conformance.reproducer import Execute
+from attn_conformance.results import Row
 from attn_conformance.rows import Judged, Order, judge
 from attn_conformance.subject import Subject
+from attn_reference.requirements import load_requirements
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,20 @@ class Facts:
         return Facts(**{**data, "events": tuple(data["events"])})
 
 
+def judged(order: Order, subject: Subject, refused: Mapping[str, str], watch: Watch = unwatched) -> Judged:
+    """As `rows.judge`, a failed row with the assumed claim it rests on, and an exception of our own as an error row.
+
+    What the target raises is caught where the target is called, and becomes a failure there.
+    """
+    try:
+        found = judge(order, subject, refused, watch)
+        return replace(found, row=pointed(found.row, subject, refused))
+    except Exception as error:
+        level = load_requirements()[order.requirement].level
+        message = f"the suite itself failed: {described(error)}"
+        return Judged(Row(order.requirement, level, "error", message=message), {})
+
+
 class Judging(Protocol):
     """A target under judgement."""
 
@@ -101,10 +120,10 @@ class Here:
 
     def judge(self, order: Order) -> Judged:
         """Judge one requirement."""
-        judged = judge(order, self.subject, self.refused)
-        if not self.explain or judged.row.status != "failed" or judged.row.counterexample is None:
-            return judged
-        return replace(judged, row=explained(judged.row, self.subject, self.execute))
+        found = judged(order, self.subject, self.refused)
+        if not self.explain or found.row.status != "failed" or found.row.counterexample is None:
+            return found
+        return replace(found, row=explained(found.row, self.subject, self.execute))
 
     def close(self) -> None:
         """Nothing is held."""

@@ -33,6 +33,7 @@ class KernelSubject(Subject):
     claims: Claims
     device: str = "cpu"
     foreign: bool = False
+    assumed: frozenset[str] = frozenset()
     state: dict[str, Any] = field(default_factory=process_state, compare=False, repr=False)
 
     def open(self) -> KernelSubject:

@@ -41,6 +41,7 @@ class ModuleSubject(Subject):
     device: str = "cpu"
     key_bias: bool = False
     foreign: bool = False
+    assumed: frozenset[str] = frozenset()
     state: dict[str, Any] = field(default_factory=process_state, compare=False, repr=False)
     handles: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 

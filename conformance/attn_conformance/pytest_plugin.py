@@ -5,6 +5,8 @@ Every pytest run of an environment loads it, so it imports pytest alone; the sui
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from attn_conformance.asking import Asked, Terms
 
+EXAMPLE = '@conformance("mypkg.attention:MultiHeadAttention")'
 F = TypeVar("F", bound=Callable[..., object])
 
 SUITE = "attn_conformance.suite"
@@ -54,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def conformance(
-    target: str,
+    target: str | Callable[..., object],
     *,
     effort: str | None = None,
     seed: int | None = None,
@@ -69,7 +72,8 @@ def conformance(
 ) -> Callable[[F], F]:
     """Make `test(requirement)` one test per requirement of the target; what is left out comes from the command line.
 
-    expected_failures: {id: reason}, or the path of a TOML file, relative to the test's file.
+    target: its name, or a class or function that can be imported. expected_failures: {id: reason}, or the path of a
+    TOML file, relative to the test's file.
     """
     given = {
         "effort": effort,
@@ -84,6 +88,8 @@ def conformance(
         "convention": convention,
     }
     mark = pytest.mark.attn_conformance(target, {name: v for name, v in given.items() if v is not None})
+    if _is_test(target):
+        return mark(target)  # without brackets, which collecting it will say
 
     def decorate(test: F) -> F:
         marked: F = mark(test)
@@ -105,10 +111,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not targets:
         raise pytest.Collector.CollectError(NO_TARGET)
     try:
+        targets = [_name(target) for target in targets]
         terms = _terms(config, given, metafunc.definition.path.parent)
         found = [question for target in targets for question in asked(target, terms)]
-    except (TargetError, ValueError) as error:
+    except TargetError as error:
         raise pytest.Collector.CollectError(f"attn-conformance cannot judge {error}") from error
+    except ValueError as error:
+        raise pytest.Collector.CollectError(f"attn-conformance cannot judge it: {error}") from error
     ids = [question.id if mark.args else f"{question.target}-{question.id}" for question in found]
     metafunc.parametrize("requirement", found, ids=ids, indirect=True)
 
@@ -118,6 +127,28 @@ def requirement(request: pytest.FixtureRequest) -> Asked:
     """The requirement of a test under `conformance`: id, level, text, and verify()."""
     question: Asked = request.param
     return replace(question, properties=request.node.user_properties)
+
+
+def _is_test(target: object) -> bool:
+    """Whether it is the test that should have been decorated."""
+    return inspect.isfunction(target) and "requirement" in inspect.signature(target).parameters
+
+
+def _name(target: object) -> str:
+    """The name of a target: as it is given, or that of a class or function; ValueError for what has none."""
+    if isinstance(target, str):
+        return target
+    if _is_test(target):
+        raise ValueError(f"write what is to be judged: {EXAMPLE}")
+    module, path = (getattr(target, name, None) for name in ("__module__", "__qualname__"))
+    found: Any = sys.modules.get(str(module))
+    for part in str(path).split("."):
+        found = getattr(found, part, None)
+    if found is None or found is not target:
+        raise ValueError(
+            f"an object of type {type(target).__name__} that no module has under a name of its own; name it: {EXAMPLE}"
+        )
+    return f"{module}:{path}"
 
 
 def _terms(config: pytest.Config, given: Mapping[str, Any], folder: Path) -> Terms:
@@ -134,6 +165,10 @@ def _terms(config: pytest.Config, given: Mapping[str, Any], folder: Path) -> Ter
         return names(value) if isinstance(value, str) else tuple(value)
 
     expect = choice("expect")
+    if not isinstance(expect, Mapping | str | Path | None):
+        raise ValueError(
+            f"expected_failures is a {type(expect).__name__}; it is {{id: reason}}, or the path of a TOML file"
+        )
     if expect is not None and not isinstance(expect, Mapping):
         expect = (folder if "expect" in given else config.invocation_params.dir) / expect
     return Terms(

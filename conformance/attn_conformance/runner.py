@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from attn_conformance.database import Database, Shelf
 from attn_conformance.expectations import Expectation, applied, expectations
 from attn_conformance.isolation.limits import Limits
 from attn_conformance.isolation.workers import Workers
 from attn_conformance.judging import Facts, GivenUp, Here, Judging
+from attn_conformance.names import suggestion
 from attn_conformance.reproducer import execute_in_subprocess
 from attn_conformance.results import (
     INTERRUPTED,
@@ -27,7 +28,7 @@ from attn_conformance.results import (
     Report,
     Row,
 )
-from attn_conformance.rows import Judged, Order, level_for
+from attn_conformance.rows import EFFORTS, Judged, Order, level_for
 from attn_conformance.stored import counterexamples
 from attn_conformance.subject import Subject
 from attn_conformance.targets import Narrowing, subject
@@ -68,6 +69,7 @@ def run(
     are kept; they come first. replay: an entry of "results" of a result file, whose counterexamples alone are tried.
     Raises TargetError where the target cannot be loaded, ValueError for options that mean nothing.
     """
+    checked(effort, seed, shard, jobs)
     expected = {} if expected_failures is None else expectations(expected_failures)
     table = requirements_of(spec)
     wanted(table, only)
@@ -84,6 +86,24 @@ def run(
     finally:
         judging.close()
     return applied(report, expected, today)
+
+
+def checked(effort: object, seed: object, shard: object = (1, 1), jobs: object = 1) -> None:
+    """ValueError for a setting that means nothing: better said here than by what stumbles over it later."""
+    if effort not in EFFORTS:
+        raise ValueError(f"effort is {effort!r}; it is one of {', '.join(EFFORTS)}")
+    if not _whole(seed):
+        raise ValueError(f"seed is {seed!r}; it is an integer")
+    if not _whole(jobs) or jobs < 1:
+        raise ValueError(f"jobs is {jobs!r}; it is a positive integer")
+    match shard:
+        case (int(mine), int(parts)) if 1 <= mine <= parts:
+            return
+    raise ValueError(f"shard is {shard!r}; it is (i, n) with 1 <= i <= n")
+
+
+def _whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def opened(
@@ -247,6 +267,8 @@ def wanted(table: Mapping[str, Requirement], only: Iterable[str]) -> set[str]:
         found = {r for r in table if r == name or table[r].group == name}
         if not found:
             groups = sorted({r.group for r in table.values()})
-            raise ValueError(f"no requirement or group {name!r}; groups are {', '.join(groups)}")
+            raise ValueError(
+                f"no requirement or group {name!r}{suggestion(name, (*groups, *table))}; groups are {', '.join(groups)}"
+            )
         asked |= found
     return asked or set(table)

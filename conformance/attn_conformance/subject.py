@@ -86,6 +86,7 @@ class Subject(ABC):
     claims: Claims
     device: str
     foreign: bool  # from elsewhere than these packages, so that it may not call the reference
+    assumed: frozenset[str]  # claims that it has not stated, as `assumed.assumed` names them
     state: dict[str, Any]  # of the process, before the first call
 
     @abstractmethod

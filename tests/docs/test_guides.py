@@ -17,7 +17,9 @@ from attn_conformance.cli import main, parser
 from attn_conformance.conventions import CONVENTIONS
 from attn_conformance.expectations import expectations
 from attn_conformance.implementation import PARAMETERS
+from attn_conformance.judge import Failed
 from attn_conformance.loading import GROUP
+from attn_conformance.results import Row
 from attn_conformance.runner import run
 from attn_conformance.targets import subject
 from attn_reference import FEATURES
@@ -107,11 +109,12 @@ def test_the_case_goes_from_a_result_file_into_a_debugger(
     monkeypatch.chdir(tmp_path)
     assert main(shlex.split(command)[1:]) == 1
     rows = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["results"][0]["requirements"]
-    sizes = [rows["MASK-1"]["counterexample"][name] for name in ("batch", "heads", "queries", "head_size")]
+    row = Row.from_json("CACHE-2", rows["CACHE-2"])
     shown = io.StringIO()
-    with redirect_stdout(shown):
+    with redirect_stdout(shown), pytest.raises(Failed) as failed:
         exec(compile(code, "reading-a-failure.md", "exec"), {})
-    assert shown.getvalue().startswith(f"({', '.join(map(str, sizes))}) ")
+    assert shown.getvalue() == f"{row.summary}\n"
+    assert failed.value.message == row.message
 
 
 def test_the_adapter_of_the_guide_is_that_of_the_examples() -> None:
@@ -120,7 +123,10 @@ def test_the_adapter_of_the_guide_is_that_of_the_examples() -> None:
     assert source.endswith("\n\n" + shown)
     code = [line for line in shown.splitlines() if line.strip() and '"""' not in line]
     assert len(code) <= 20
-    assert "attn_conformance" not in source  # the guide says that nothing of the suite is imported
+    assert "attn_conformance" not in source  # the guide says that nothing but Claims is imported
+    imports = re.findall(r"`((?:import|from) [^`]*)`", WRITING)
+    assert len(imports) == 2
+    assert all(f"\n{line}\n" in source for line in imports)
 
 
 @pytest.mark.usefixtures("in_root")

@@ -171,6 +171,25 @@ def test_a_hang_is_tried_once_and_what_is_not_run_then_does_not_conform(deadly):
     assert not report.ok()
 
 
+def test_what_the_suite_itself_raises_in_a_process_is_an_error_of_the_suite(written):
+    workers = Workers(written())
+    for name in ("EQ-3", "MASK-1"):
+        judged = workers.judge(Order(name, effort="quick"))  # which `run` would have refused
+        assert (judged.row.status, judged.row.message) == (
+            "error",
+            "the suite itself failed: KeyError: 'quick'",
+        )
+        assert workers.judge(Order("EQ-3", "smoke")).row.status == "passed"
+    workers.close()
+
+
+def test_a_first_call_that_ends_the_process_is_not_blamed_on_the_import(written):
+    with pytest.raises(
+        TargetError, match="the smallest call, with numpy arrays, ended the process with exit status 3"
+    ):
+        Workers(written("import os\n\ndef attention(q, k, v):\n    os._exit(3)\n"))
+
+
 def test_a_process_that_ends_between_two_rows_is_a_failure_of_the_second(written):
     workers = Workers(written("import os, threading\nthreading.Timer(1.5, os._exit, [3]).start()\n"))
     assert workers.judge(Order("EQ-3", "smoke")).row.status == "passed"

@@ -109,8 +109,11 @@ def test_a_class_that_fills_its_dict_and_one_that_leaves_it_to_hooks_are_told_ap
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Renamed", r"its parameters lack query.weight, .*; it has to_q.weight.*needs an adapter"),
-        ("NoConstructor", r"a class without the constructor NoConstructor\(n_state, n_head, causal=False\)"),
+        ("Renamed", r"its parameters lack query.weight, .*; it has to_q.weight.*takes an adapter"),
+        (
+            "NoConstructor",
+            r"a class needs no adapter if it is NoConstructor\(n_state, n_head, causal=False\)",
+        ),
         ("Refuses", "raised RuntimeError: only on Tuesdays"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ import attn_flash
 class MultiHeadAttention(attn_flash.MultiHeadAttention):
     def forward(self, x, xa=None, mask=None, kv_cache=None):
         return super().forward(x, xa, mask, kv_cache) + 1
+"""
+RAISING_CLASS = """
+import attn_flash
+
+class MultiHeadAttention(attn_flash.MultiHeadAttention):
+    def forward(self, x, xa=None, mask=None, kv_cache=None):
+        if x.shape[1] != 3:
+            raise RuntimeError("three at a time")
+        return super().forward(x, xa, mask, kv_cache)
 """
 CRASHING_CLASS = """
 import ctypes
@@ -73,6 +83,7 @@ def folder(pytester: pytest.Pytester) -> pytest.Pytester:
         "right_class": RIGHT_CLASS,
         "wrong_class": WRONG_CLASS,
         "crashing_class": CRASHING_CLASS,
+        "raising_class": RAISING_CLASS,
         "at_home": AT_HOME,
         "hides_nan": HIDES_NAN,
     }.items():
@@ -111,6 +122,72 @@ def test_a_wrong_class_fails_with_the_story_and_without_our_traceback(folder: py
         ]
     )
     assert "asking.py" not in result.stdout.str()
+    headline = [line for line in result.outlines if line.startswith("FAILED ")]
+    assert len(headline) == 1
+    assert (
+        "[EQ-1] - Failed: forward: differs" in headline[0] or "[EQ-1] - Failed: differs from" in headline[0]
+    )
+
+
+def test_scripts_are_shown_once_for_what_fails_alike(folder: pytest.Pytester) -> None:
+    result = asked(folder, "mypkg.raising_class:MultiHeadAttention", "EQ-1,EQ-2,OUT-2")
+    result.assert_outcomes(failed=3)
+    output = result.stdout.str()
+    assert output.count("sys.excepthook = ") == 1
+    assert output.count("\n  script: python .attn-conformance/scripts/") == 3
+
+
+def test_what_the_settings_of_pytest_made_importable_is_found_again(folder: pytest.Pytester) -> None:
+    (folder.path / "src").mkdir()
+    (folder.path / "mypkg").rename(folder.path / "src" / "mypkg")
+    folder.makepyprojecttoml('[tool.pytest.ini_options]\npythonpath = ["src"]\n')
+    result = asked(folder, "mypkg.wrong:attention", "MASK-1")
+    result.assert_outcomes(failed=1)
+    text = " ".join(result.stdout.str().split())
+    (again,) = re.findall(r"again: (PYTHONPATH=src attn-conformance run .* --effort smoke)", text)
+    assert "mypkg.wrong:attention --only MASK-1" in again
+    assert f'sys.path.insert(0, "{folder.path}/src")' in text
+
+
+@pytest.mark.parametrize(
+    ("module", "target", "named"),
+    [
+        ("mypkg.right_class", "MultiHeadAttention", "CTOR-1"),
+        ("mypkg.plain", "attention", "EQ-3"),
+    ],
+)
+def test_the_target_may_be_the_class_or_function_itself(
+    folder: pytest.Pytester, module: str, target: str, named: str
+) -> None:
+    folder.makepyfile(
+        test_it=f"import {module}\n"
+        + TEST.format(target="", only=repr(named), more="").replace('""', f"{module}.{target}", 1)
+    )
+    folder.runpytest_subprocess("-W", "error").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("decorator", "message"),
+    [
+        ("@conformance", "write what is to be judged: @conformance(*"),
+        ("@conformance(object())", "an object of type object that no module has under a name of its own; name it: *"),
+        ("@conformance('mypkg.plain:attention', expected_failures=['MASK-10'])",
+         "expected_failures is a list; it is {id: reason}, or the path of a TOML file"),
+        ("@conformance('mypkg.plain:attention', effort='quick')", "effort is 'quick'; it is one of smoke, *"),
+        ("@conformance('mypkg.plain:attention', seed='x')", "seed is 'x'; it is an integer"),
+    ],
+)  # fmt: skip
+def test_what_the_decorator_cannot_mean_is_one_clear_error(
+    folder: pytest.Pytester, decorator: str, message: str
+) -> None:
+    folder.makepyfile(
+        test_it="from attn_conformance import conformance\n\n"
+        f"{decorator}\ndef test_conformance(requirement):\n    requirement.verify()\n"
+    )
+    result = folder.runpytest_subprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([f"attn-conformance cannot judge it: {message}"])
+    assert "Traceback" not in result.stdout.str()
 
 
 def test_a_class_that_crashes_is_a_failure_and_the_other_tests_run(folder: pytest.Pytester) -> None:
@@ -220,9 +297,13 @@ def test_the_suite_without_a_target_is_a_usage_error(folder: pytest.Pytester) ->
         (
             "mypkg.absent:attention",
             "MASK-1",
-            "cannot judge mypkg.absent:attention: no module named 'mypkg.absent'",
+            "cannot judge mypkg.absent:attention: no module named 'mypkg.absent' in mypkg",
         ),
-        ("mypkg.right:attention", "MASQUE", "cannot judge no requirement or group 'MASQUE'; groups are *"),
+        (
+            "mypkg.right:attention",
+            "MASQUE",
+            "cannot judge it: no requirement or group 'MASQUE'; groups are *",
+        ),
     ],
 )
 def test_what_cannot_be_judged_is_one_clear_error(

@@ -1,5 +1,7 @@
 """Reproducers: scripts are exact, short and proved, or they are not shown."""
 
+import os
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -286,6 +288,29 @@ def test_a_function_in_a_file_needs_nothing_of_the_suite(wrong):
     assert "from my_attention import rounded as attention" in made.script
     assert "attn_conformance" not in made.script
     assert "torch.bfloat16" in made.script
+
+
+def test_a_script_runs_in_any_folder_and_an_import_that_fails_is_no_verdict(wrong, tmp_path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / wrong).rename(tmp_path / "src" / wrong)
+    sys.path.insert(0, str(tmp_path / "src"))
+    for target in ("my_attention:rounded", f"src/{wrong}:rounded"):
+        sys.modules.pop("my_attention", None)
+        script = tmp_path / "elsewhere" / "script.py"
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(shown(target, "EQ-3"))
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+        def status(script=script, environment=environment):
+            command = [sys.executable, script]
+            return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
+
+        done = status()
+        assert (done.returncode, done.stderr[:6]) == (1, "EQ-3: ")
+        script.write_text(script.read_text().replace(str(tmp_path), "/nowhere"))
+        done = status()
+        assert (done.returncode, done.stdout) == (2, "no verdict\n")
+        assert done.stderr.endswith("ModuleNotFoundError: No module named 'my_attention'\n")
 
 
 def test_a_class_whose_cache_hooks_fill(wrong):

@@ -455,3 +455,21 @@ def test_results_follow_the_published_schema(function):
     data = json.loads(json.dumps(to_json([report], suite="0", spec="1"), allow_nan=False))
     jsonschema.validate(data, SCHEMA)
     assert data["results"][0]["requirements"]["GRAD-2"]["status"] == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"effort": "quick"}, "effort is 'quick'; it is one of smoke, default, thorough"),
+        ({"seed": "x"}, "seed is 'x'; it is an integer"),
+        ({"jobs": 0}, "jobs is 0; it is a positive integer"),
+        ({"shard": (3, 2)}, r"shard is \(3, 2\); it is \(i, n\) with 1 <= i <= n"),
+        (
+            {"only": ("CACHE3", "EQ1")},
+            "no requirement or group 'CACHE3'; did you mean CACHE-3\\?; groups are CACHE",
+        ),
+    ],
+)
+def test_a_setting_without_meaning_is_refused_before_anything_is_loaded(option, message):
+    with pytest.raises(ValueError, match=message):
+        run("no_such_package:at_all", **option)

@@ -29,8 +29,9 @@ def strange(a, b):
 def takes_torch(q, k, v, mask=None):
     raise RuntimeError("only on Tuesdays")
 
-class Module:
-    pass
+class Sized:
+    def __init__(self, d_model, n_heads):
+        pass
 
 number = 3
 """
@@ -57,15 +58,37 @@ def test_registered_names_module_paths_and_files_are_targets(kernel_file):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("nonsense", "not a registered implementation .*attn-flash"),
+        ("nonsense", "not a registered implementation. Others are .*; registered are attn-flash"),
         ("attn_reference:attentoin", "has no 'attentoin' .names that look alike: .*attention"),
-        ("no_such_package.at_all:f", "no module named 'no_such_package'"),
+        ("attn-flesh", "not a registered implementation; did you mean attn-flash"),
+        ("attn_reference", "is a module; name the object in it: "),
+        ("attn_reference.kernel", "is a module; .*: attn_reference.kernel:attention"),
+        ("attn_reference:kernel", "is a module; .*: attn_reference.kernel:attention"),
+        ("attn_reference.attention", "the object comes after a colon: attn_reference:attention"),
+        ("{file}", "is a file; name the object in it: .*mine.py:attention, .*mine.py:no_mask"),
+        (
+            "no_such_package.at_all:f",
+            "no module named 'no_such_package'.*; looked in .*, the current folder, and among the installed",
+        ),
+        ("atn_reference:attention", "no module named 'atn_reference'; did you mean attn_reference"),
+        ("attn_reference.kernal:f", "no module named .*; did you mean attn_reference.kernel"),
         ("no/such/file.py:f", "there is no file"),
-        ("mutant:nobody", "there is no mutant 'nobody'; known are: inverted-mask"),
+        ("mutant:nobody", r"there is no mutant 'nobody' among \d+$"),
+        (
+            "mutant:inverted_mask",
+            r"there is no mutant 'inverted_mask' among \d+; did you mean inverted-mask\?$",
+        ),
         ("twin:nobody", "there is no twin"),
         ("control:nobody", "there is no control"),
-        ("{file}:Module", "is a class without the constructor Module.n_state, n_head, causal=False."),
-        ("{file}:number", "is a int; a target is a function on split heads, a class with the interface"),
+        (
+            "{file}:Sized",
+            r"its constructor is Sized\(d_model, n_heads\); .* Sized\(n_state, n_head, causal=False\), by these names "
+            "and with the sizes in this order.*docs/guides/writing-an-implementation.md",
+        ),
+        (
+            "{file}:number",
+            "is of type int; a target is a function on split heads, a class with the interface",
+        ),
         ("{file}:strange", "no convention has the parameters .a, b."),
         (
             "{file}:takes_torch",
@@ -78,11 +101,61 @@ def test_what_cannot_be_judged_is_said_with_the_reason(kernel_file, target, mess
         subject(target.format(file=kernel_file))
 
 
-def test_a_module_that_fails_to_import_is_the_targets_fault(tmp_path):
-    path = tmp_path / "broken.py"
-    path.write_text("1 / 0\n")
-    with pytest.raises(TargetError, match="importing it raised ZeroDivisionError"):
-        subject(f"{path}:attention")
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def f():\n    1 / 0\nf()\n", r"importing it raised ZeroDivisionError: .*, at broken.py:2"),
+        ("\n\nimport no_such_library\n", r"no module named 'no_such_library', which broken.py:3 imports"),
+        ("x = 1\ndef f(:\n", r"importing it raised SyntaxError: .*, at broken.py:2"),
+    ],
+)
+def test_a_module_that_fails_to_import_is_told_with_the_line(tmp_path, monkeypatch, source, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "broken.py").write_text(source)
+    with pytest.raises(TargetError, match=message):
+        subject("broken.py:attention")
+
+
+TORCH_FILE = """
+from torch import nn
+
+
+class Extra(nn.Module):
+    def __init__(self, n_state, n_head, dropout):
+        super().__init__()
+
+
+instance = nn.Linear(2, 2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "narrowing", "message"),
+    [
+        ("instance", Narrowing(), "is an instance of nn.Module; give its class, Linear, or an adapter"),
+        (
+            "Extra",
+            Narrowing(),
+            "argument: 'dropout'. What is built or called otherwise takes an adapter: docs/guides",
+        ),
+        ("Extra", Narrowing(convention="kernel"), "kernel is a convention of functions, and this is a class"),
+        ("Extra", Narrowing(device="cuda"), "there is no CUDA device here"),
+    ],
+)
+def test_classes_of_pytorch_are_tried_with_its_arrays_alone(tmp_path, monkeypatch, name, narrowing, message):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "in_torch.py").write_text(TORCH_FILE)
+    with pytest.raises(TargetError, match=message) as raised:
+        subject(f"{tmp_path}/in_torch.py:{name}", narrowing)
+    assert "numpy arrays" not in str(raised.value)
+
+
+def test_a_convention_of_classes_is_refused_for_a_function():
+    with pytest.raises(TargetError, match="seed is a convention of classes, and this is a function"):
+        subject("numpy-reference-kernel", Narrowing(convention="seed"))
 
 
 def test_a_missing_framework_names_its_extra():
@@ -126,6 +199,7 @@ def test_claims_can_be_added_left_out_and_narrowed():
     ("narrowing", "message"),
     [
         (Narrowing(add=("speed",)), "unknown claim 'speed'; known are bool-mask"),
+        (Narrowing(add=("cast_weights",)), "unknown claim 'cast_weights'; did you mean casts-weights"),
         (Narrowing(drop=("speed",)), "unknown claim 'speed'"),
         (Narrowing(dtypes=("float8",)), "unknown dtype 'float8'"),
         (Narrowing(convention="latin"), "unknown convention 'latin'; known are kernel"),

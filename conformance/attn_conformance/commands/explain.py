@@ -9,6 +9,7 @@ import textwrap
 from rich.console import Console
 from rich.padding import Padding
 
+from attn_conformance.names import suggestion
 from attn_conformance.registry import checks
 from attn_conformance.report.terminal import story
 from attn_reference.requirements import Requirement, load_requirements
@@ -27,10 +28,10 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
     table = load_requirements()
     requirement = table.get(identifier.upper())
     if requirement is None:
-        near = [name for name in table if name.startswith(identifier.upper().partition("-")[0])]
-        errors.print(
-            f"there is no requirement {identifier!r}; known are: {', '.join(near or table)}", markup=False
-        )
+        group = [name for name in table if name.partition("-")[0] == identifier.upper().partition("-")[0]]
+        known = f"; known are: {', '.join(group or table)}"
+        hint = known if group else suggestion(identifier.upper(), table) or known
+        errors.print(f"there is no requirement {identifier!r}{hint}", markup=False)
         return 2
 
     def line(text: str, indent: int = 2) -> None:

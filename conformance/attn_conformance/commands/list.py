@@ -14,13 +14,17 @@ from attn_conformance import adapters
 from attn_conformance.loading import TargetError, registered
 from attn_conformance.targets import subject
 
+WIDE = 100
+"""Columns that leave room for the objects' names in one piece."""
+
 
 def command(options: argparse.Namespace, console: Console, errors: Console) -> int:
     """Print the table of registered implementations, with --claims loading each to say what it claims; exit status."""
     claims: bool = options.claims
     table = Table(show_edge=False, pad_edge=False)
     for heading in ("name", "object", "version", *(("claims",) if claims else ())):
-        table.add_column(heading, overflow="fold")
+        whole = heading == "name" or (heading == "object" and console.width >= WIDE)
+        table.add_column(heading, overflow="fold", no_wrap=whole)
     for name, point in registered().items():
         row = [name, point.value, _version(point)]
         if claims:
@@ -28,8 +32,8 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
         table.add_row(*row)
     console.print(table)
     console.print(
-        "\nAnything else is judged by its path: attn-conformance run package.module:function, or "
-        "path/to/file.py:function.\n"
+        "\nAnything else is judged by its path: attn-conformance run package.module:object, or path/to/file.py:object, "
+        "where the object is a class, a function or an adapter.\n"
         "The suite's own wrong and right kernels and modules are mutant:NAME, defect:NAME, twin:NAME and control:NAME.",
         markup=False,
     )

@@ -23,11 +23,11 @@ from attn_conformance.endings import out_of_memory, over, when_over
 from attn_conformance.explanation import explained
 from attn_conformance.isolation.limits import Limits
 from attn_conformance.judge import Failed, NotAsked
-from attn_conformance.judging import Facts
+from attn_conformance.judging import Facts, judged
 from attn_conformance.loading import TargetError
 from attn_conformance.registry import Check, checks
 from attn_conformance.results import Row
-from attn_conformance.rows import Order, judge
+from attn_conformance.rows import Order
 from attn_conformance.stored import Stored
 from attn_conformance.targets import Narrowing, subject
 
@@ -143,7 +143,7 @@ def serve(
     if narrowing.device == "cpu":
         _limit_memory(max(limits.memory, Limits.memory))
     try:
-        found, refused = subject(target, narrowing)
+        found, refused = subject(target, narrowing, lambda doing: channel.send(doing=doing))
     except (TargetError, ValueError) as error:
         channel.send(unjudgeable=str(error))
         os._exit(0)
@@ -166,13 +166,13 @@ def serve(
         while message := channel.receive():
             if "judge" in message:
                 announcing = Announcing(channel, message["known"], settled=message["settled"])
-                judged = judge(order_from_json(message["judge"]), found, refused, announcing)
-                name, row = judged.row.requirement, judged.row
+                made = judged(order_from_json(message["judge"]), found, refused, announcing)
+                name, row = made.row.requirement, made.row
                 if row.status == "error" and over(row.message or ""):
                     # The suite had no memory left, or met what a call did to the device.
                     end(row.message or "")
-                healed = [stored.to_json() for stored in judged.healed]
-                events = dict(judged.events)
+                healed = [stored.to_json() for stored in made.healed]
+                events = dict(made.events)
                 channel.send(row={name: row.to_json()}, events=events, healed=healed, met=announcing.met)
             else:
                 ((name, data),) = message["explain"].items()

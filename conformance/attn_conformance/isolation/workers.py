@@ -73,6 +73,7 @@ class Worker:
         self.output.begin()
         self.channel = Channel(ours)
         self.script: BaseProcess | None = None
+        self.doing = "loading it"
         self.talk = threading.RLock()
         self.ended = False
         self.closed = False
@@ -80,8 +81,8 @@ class Worker:
     def ask(self, message: Message, seconds: float, read: Callable[[Message], Answer]) -> Answer | Death:
         """What `read` makes of its answer to a message ({} to await the first).
 
-        Announcements of cases renew the seconds that it has; the scripts that it asks for have as many together. read:
-        may raise what NONSENSE holds.
+        Announcements, of cases and of calls while it loads, renew the seconds that it has; the scripts that it asks for
+        have as many together. read: may raise what NONSENSE holds.
         """
         case: Stored | None = None
         until = time.monotonic() + seconds
@@ -93,7 +94,9 @@ class Worker:
                     answer = self.channel.receive(seconds, self.process.sentinel)
                     if answer is None:
                         return self._hung(seconds, case)
-                    if "case" in answer:
+                    if "doing" in answer:
+                        self.doing = str(answer["doing"])
+                    elif "case" in answer:
                         case = Stored.from_json(answer["case"])
                     elif "exhausted" in answer:
                         return self._exhausted(str(answer["exhausted"]), case)
@@ -390,7 +393,7 @@ class Workers:
         self._forget(worker)
         if isinstance(answer, Death):
             self.costs += answer.costly
-            raise TargetError(f"{self.target}: loading it {answer.message}")
+            raise TargetError(f"{self.target}: {worker.doing} {answer.message}")
         raise TargetError(answer)
 
     def _forget(self, worker: Worker) -> None:

@@ -143,7 +143,7 @@ def _gathered(report: Report) -> list[list[Row]]:
     groups: dict[str, list[Row]] = {}
     for row in ranked(report):
         if row.status in ("failed", "error") and not row.expected:
-            groups.setdefault(_shared(row) or row.requirement, []).append(row)
+            groups.setdefault(shared(row) or row.requirement, []).append(row)
     return list(groups.values())
 
 
@@ -152,7 +152,7 @@ def ranked(report: Report) -> list[Row]:
     return sorted(report.rows.values(), key=lambda row: rank(row.requirement, vars(row)))
 
 
-def _shared(row: Row) -> str | None:
+def shared(row: Row) -> str | None:
     """What a failure may share with many others: an exception, or an arithmetic that would allow its numbers."""
     for line in (row.message or "").splitlines():
         _, raised, error = line.partition("raised ")

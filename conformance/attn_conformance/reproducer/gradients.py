@@ -35,7 +35,7 @@ from attn_conformance.registry import Check
 from attn_conformance.reproducer.differences import TINY
 from attn_conformance.reproducer.imports import importing
 from attn_conformance.reproducer.literals import expression
-from attn_conformance.reproducer.script import MOST_LINES, header, imports, indented, number_text
+from attn_conformance.reproducer.script import MOST_LINES, fitted, header, imports, indented, number_text
 from attn_conformance.reproducer.simpler import VARIANTS, simpler
 from attn_conformance.reproducer.views import viewed
 from attn_conformance.subject import Subject
@@ -76,8 +76,8 @@ def gradient_drafts(check: Check, subject: Subject, case: Case, reasons: list[st
         reasons.append("no gradient of that call is further from the reference's than the bound")
         for variant in VARIANTS:
             for shown in _shown(check, subject.open(), case, variant):
-                text = _Writer(check, subject, case, shown).text()
-                if text.count("\n") <= MOST_LINES:
+                text = fitted(_Writer(check, subject, case, shown).text())
+                if text is not None:
                     yield text
                 else:
                     reasons.append(f"it takes more than {MOST_LINES} lines")

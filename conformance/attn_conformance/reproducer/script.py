@@ -14,6 +14,7 @@ import numpy as np
 from attn_conformance.cases import Case
 from attn_conformance.faults import FAULTS
 from attn_conformance.reproducer.differences import NAMES, Finding
+from attn_conformance.reproducer.imports import NO_VERDICT
 from attn_conformance.reproducer.literals import expression
 from attn_conformance.reproducer.planning import Plan
 from attn_conformance.reproducer.recording import Event, Log, Ref
@@ -45,7 +46,13 @@ class Subjects:
 
 def written(about: Subjects, finding: Finding, plan: Plan) -> str | None:
     """The text of a script; None where it cannot be said in fewer than 40 lines."""
-    text = _Writer(about, finding, plan).text()
+    return fitted(_Writer(about, finding, plan).text())
+
+
+def fitted(text: str) -> str | None:
+    """The text, closer set if need be; None where it is too long even so."""
+    if text.count("\n") > MOST_LINES:
+        text = re.sub(r"\n\n(?=    |sys)", "\n", text)
     return text if text.count("\n") <= MOST_LINES else None
 
 
@@ -69,7 +76,7 @@ def imports(code: str) -> list[str]:
     third = [name for name in ("ml_dtypes",) if f"{name}." in code]
     third += ["numpy as np"] if re.search(r"\bnp\.", code) else []
     more = [f"import {name}" for name in third]
-    return [*lines, "", *more, *([""] if more else [])]
+    return [*lines, "", NO_VERDICT, "", *more, *([""] if more else [])]
 
 
 class _Writer:

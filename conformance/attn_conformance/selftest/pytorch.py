@@ -12,9 +12,13 @@ import math
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attn_conformance.mutants.differentiable import hidden, widen
+
+
+ROW = 8
+"""Numbers of 16 bits in 16 bytes."""
 
 
 def joined(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor | None:
@@ -62,9 +66,22 @@ def _by(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Non
     Its own triangle is asked for where it is the same as ours.
     """
     own = is_causal and mask is None and q.shape[2] == k.shape[2]
+    added = None if own else joined(q, k, mask, is_causal)
+    if q.is_cuda and added is not None:
+        added = _aligned(added, q.dtype)
     with sdpa_kernel(backend):
-        added = None if own else joined(q, k, mask, is_causal)
         return scaled_dot_product_attention(q, k, v, attn_mask=added, is_causal=own)
+
+
+def _aligned(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same mask, added, in rows that begin at multiples of 16 bytes.
+
+    Kernels on CUDA load 16 bytes at once. In PyTorch 2.11 some refuse other masks, and cuDNN's ends the process's CUDA.
+    """
+    S = mask.shape[-1]
+    if mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -math.inf)
+    return pad(mask, (0, -S % ROW))[..., :S]
 
 
 def lse_form(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
