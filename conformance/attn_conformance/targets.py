@@ -117,7 +117,7 @@ def _subject(target: str, narrowing: Narrowing, tell: Tell) -> tuple[Subject, di
             if not differentiates(trial):
                 claims = replace(claims, features=claims.features - {"gradients"})
             given = {*narrowing.add, *narrowing.dtypes}
-            named = frozenset() if stated else assumed(claims) - given
+            named = frozenset() if stated else assumed(trial.claims) - given
             found = replace(trial, claims=claims, foreign=foreign(inner), assumed=named)
             return _settled(found), refused
         first = next(iter(refused.values()))

@@ -16,7 +16,6 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attn_conformance.mutants.differentiable import hidden, widen
 
-
 ROW = 8
 """Numbers of 16 bits in 16 bytes."""
 
