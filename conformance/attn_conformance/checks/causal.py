@@ -59,7 +59,7 @@ def causal_equals_the_triangle(subject: Subject, case: KernelCase) -> bool:
 def _more_keys(scope: Scope) -> st.SearchStrategy[KernelCase]:
     usual = kernel_cases(scope, more_keys=True, causal=CAUSAL)
     long = counted_keys(scope, LONG_AND_CHEAP, more_keys=True, causal=CAUSAL)
-    return weighted((24, usual), (1, long))
+    return weighted((12, usual), (1, long))
 
 
 @check("CAUSAL-3", cases=_more_keys, windows=("kernel", "qkv", "cached"))

@@ -41,7 +41,7 @@ def _hiding(scope: Scope) -> SearchStrategy[KernelCase]:
     if not scope.has("cross"):
         return usual
     long = masks(dtypes=("bool",), structures=("random", "padding-right", "padding-left"))
-    return weighted((24, usual), (1, counted_keys(scope, LONG_AND_CHEAP, mask=long)))
+    return weighted((12, usual), (1, counted_keys(scope, LONG_AND_CHEAP, mask=long)))
 
 
 @check("MASK-1", cases=_hiding)

@@ -26,7 +26,7 @@ WIDEST = 144
 """Largest n_state of such weights: beyond it a call spends its time on projections that select."""
 
 
-LONG_AND_CHEAP = (1025, 4097, 8193)
+LONG_AND_CHEAP = (1025, 4097, 8193, 8193)
 """Numbers of keys beyond tiles and splits, with 8 queries more than 2^16 elements of a mask: a tenth of a second."""
 
 
