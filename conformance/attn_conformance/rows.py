@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections import Counter
@@ -246,7 +247,7 @@ def _status(tallies: list[tuple[Check, Tally]]) -> tuple[Status, str | None]:
         if (tally.effective < needed and not tally.unasked) or not tally.examples:
             return (
                 "error",
-                f"too few effective examples: {tally.effective} of {tally.examples}, {needed:.0f} were needed",
+                f"too few effective examples: {tally.effective} of {tally.examples}, {math.ceil(needed)} needed",
             )
     return "passed", None
 

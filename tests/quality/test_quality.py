@@ -87,7 +87,7 @@ def test_counterexamples_are_near_minimal(mutant, sizes):
     requirement = mutants()[mutant].requirement
     found, _ = subject(f"mutant:{mutant}")
     case = run(found, only=(requirement,)).rows[requirement].counterexample
-    assert {name: case[name] for name in sizes} == sizes
+    assert all(case[name] <= most for name, most in sizes.items()), case
 
 
 def test_smoke_finds_gross_defects_in_few_examples():

@@ -346,7 +346,7 @@ def test_too_few_effective_examples_make_a_must_incomplete(monkeypatch):
     monkeypatch.setattr("attn_conformance.rows.checks", ineffective)
     row = report_of(attention, "EQ-3").rows["EQ-3"]
     assert row.status == "error"
-    assert row.message == "too few effective examples: 0 of 20, 6 were needed"
+    assert row.message == "too few effective examples: 0 of 20, 6 needed"
     assert (
         Report("t", "kernel", "kernel", "numpy", {}, 0, "smoke", {"EQ-3": row}, 1.0).verdict == "incomplete"
     )

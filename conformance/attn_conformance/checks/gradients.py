@@ -27,7 +27,7 @@ from attn_conformance.checks.forward import ANY
 from attn_conformance.gradients import Gradient, departs, within
 from attn_conformance.judge import Failed, NotAsked, compare
 from attn_conformance.module_subject import ModuleSubject
-from attn_conformance.registry import FEW, MODULE, SOME, check
+from attn_conformance.registry import FEW, MODULE, check
 from attn_conformance.scope import Scope
 from attn_conformance.strategies import (
     BROADCASTS,
@@ -52,6 +52,8 @@ WINDOWS = ("kernel", "qkv")
 """Gradients are asked for where q, k and v are handed over: through forward, with random weights, there is GRAD-1."""
 
 NUMBERS = ("normal", "normal", "ones", "single", "zeros", "large", "tiny")
+PLAIN_NUMBERS = ("normal", "ones", "single", "large")
+
 LENGTHS = st.one_of(sizes.short_lengths, sizes.short_lengths, st.integers(13, 34), st.integers(60, 70))
 """Up to one more than a tile of 32, and now and then a few more than 64: a backward pass costs several forward ones."""
 
@@ -269,9 +271,9 @@ def _broadcast_biases(scope: Scope) -> SearchStrategy[Mask]:
 
 @check(
     "GRAD-4",
-    cases=lambda s: with_dout(kernel_cases(s, mask=_broadcast_biases(s)), families=NUMBERS),
+    cases=lambda s: with_dout(kernel_cases(s, mask=_broadcast_biases(s)), families=PLAIN_NUMBERS),
     windows=WINDOWS,
-    at_most=SOME,
+    at_most=100,  # under eager arithmetic three in ten matter
 )
 def floating_masks_get_their_gradient(subject: Subject, case: KernelCase) -> bool:
     """The gradient of a floating mask is that of the scores, summed over the axes along which it is broadcast."""
