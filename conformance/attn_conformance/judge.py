@@ -80,6 +80,7 @@ class Element:
     def __str__(self) -> str:
         """With as many digits as show by how much the two numbers differ."""
         shown = max(self.limit / 10, abs(self.got - self.expected) / 1000)
+        expected = got = ""
         for digits in range(FEWEST_DIGITS, MOST_DIGITS + 1):
             expected, got = f"{self.expected:.{digits}g}", f"{self.got:.{digits}g}"
             cut = max(abs(float(expected) - self.expected), abs(float(got) - self.got))

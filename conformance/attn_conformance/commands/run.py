@@ -146,7 +146,7 @@ def _replayed(path: Path, targets: list[str]) -> dict[str, Mapping[str, Any]]:
     return {target: entries[target] for target in targets}
 
 
-def _as_then(entry: Mapping[str, Any], narrowing: Narrowing, path: Path) -> str:
+def _as_then(entry: Mapping[str, Any], narrowing: Narrowing, path: Any) -> str:
     """How to replay a result under the claims of its run, which are not those of the options given now."""
     then: str = entry.get("options", "")
     if then == narrowing.options:
