@@ -67,9 +67,8 @@ def _masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tens
     """Empty rows are opened for the kernel and zeroed afterwards: kernels and versions differ on them."""
     is_bool = mask.dtype == torch.bool
     if q.is_cuda and kernel.differentiated(mask) and not kernel.differentiated(q, k, v):
-        q = (
-            q.detach().requires_grad_()
-        )  # kernels keep what the backward pass needs only if q, k or v ask for it
+        # Kernels keep what the backward pass needs only if q, k or v ask for it.
+        q = q.detach().requires_grad_()
     largest = mask.detach().amax(dim=-1, keepdim=True)
     empty = ~largest if is_bool else largest == -math.inf
     out = kernel.dense(q, k, v, scale, mask | empty if is_bool else torch.where(empty, 0.0, mask))
@@ -82,7 +81,7 @@ def _prepared(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Ten
         dtype = torch.promote_types(q.dtype, mask.dtype)
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
     D, Dv, group = q.shape[3], v.shape[3], q.shape[1] // k.shape[1]
-    half = q.dtype in (torch.float16, torch.bfloat16)
+    half = q.dtype in kernel.HALF
     if q.is_cuda and group > 1 and not (half and mask is None and D == Dv <= kernel.FLASH_HEAD_SIZE):
         # Of the kernels that every version has there, flash alone takes grouped heads, and it takes no more.
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)

@@ -61,7 +61,7 @@ def show(
     """Print the tables, then alarms and rates that have dropped, and the totals; quiet: no tables."""
     if not quiet:
         _tables(result, console)
-    _listed(
+    listed(
         "Alarms: right kernels that are accused",
         (
             f"{count.kernel}, {count.of}: {count.failed} of {count.comparisons}, {ratio(count.largest)} times the "
@@ -70,7 +70,7 @@ def show(
         ),
         console,
     )
-    _listed(
+    listed(
         "Rates that have dropped",
         (
             f"{new.kernel}, {new.of}, {new.dtype}: {new.detected} of {new.cases} cases, before {old.detected} of "
@@ -92,7 +92,7 @@ def show_attack(result: Attack, console: Console, *, quiet: bool = False) -> Non
     """Print the peaks of each kernel, then those above the limit with their cases; quiet: no table."""
     if not quiet:
         _tables(result, console)
-    _listed(
+    listed(
         "Alarms: right kernels that are accused",
         (
             f"{peak.kernel}, {peak.of}: {ratio(peak.largest)} times the limit in {peak.case.describe()}"
@@ -108,7 +108,8 @@ def show_attack(result: Attack, console: Console, *, quiet: bool = False) -> Non
     )
 
 
-def _listed(title: str, texts: Iterable[str], console: Console) -> None:
+def listed(title: str, texts: Iterable[str], console: Console) -> None:
+    """Print a title and the texts below it, nothing if there are none."""
     for count, text in enumerate(texts):
         if not count:
             console.print(f"\n[bold]{title}[/]")

@@ -10,11 +10,10 @@ from collections.abc import Iterable
 from concurrent.futures.process import BrokenProcessPool
 
 from rich.console import Console
-from rich.markup import escape
-from rich.padding import Padding
 from rich.table import Table
 
 from attn_conformance.commands import alarms
+from attn_conformance.commands.alarms import listed
 from attn_conformance.commands.run import writable
 from attn_conformance.files import put
 from attn_conformance.loading import TargetError
@@ -66,12 +65,6 @@ def show(result: Kills, console: Console, *, quiet: bool = False) -> None:
         console.print(_table("bug class", by_class, BUG_CLASSES), "")
         console.print(_table("requirement", by_requirement, {}))
 
-    def listed(title: str, texts: Iterable[str]) -> None:
-        for count, text in enumerate(texts):
-            if not count:
-                console.print(f"\n[bold]{title}[/]")
-            console.print(Padding(escape(text), (0, 0, 0, 2)))
-
     listed(
         "Survivors, which the requirement named for them does not reject",
         (
@@ -79,6 +72,7 @@ def show(result: Kills, console: Console, *, quiet: bool = False) -> None:
             for kill in result.kills
             if not kill.rejected
         ),
+        console,
     )
     listed(
         "Wrong killers, which fail and are neither named for the mutant nor listed with it",
@@ -88,9 +82,12 @@ def show(result: Kills, console: Console, *, quiet: bool = False) -> None:
             for kill in result.kills
             if kill.wrong_killers
         ),
+        console,
     )
     listed(
-        "Right twins that fail", (f"that of {kill.mutant}: {kill.twin}" for kill in result.kills if kill.twin)
+        "Right twins that fail",
+        (f"that of {kill.mutant}: {kill.twin}" for kill in result.kills if kill.twin),
+        console,
     )
     counts = result.counts
     console.print(
