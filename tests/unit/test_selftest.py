@@ -72,7 +72,10 @@ def test_mutants_are_rejected_and_their_twins_pass(
 ) -> None:
     path = tmp_path / "kills.json"
     status, out, err = selftest(capsys, "--only", THREE, "--json", str(path), "--jobs", "2")
-    assert (status, err) == (0, "")
+    errors = [
+        line for line in err.splitlines() if not line.startswith("selftest kills: ")
+    ]  # progress, if it is slow
+    assert (status, errors) == (0, [])
     assert "CHUNK │ several new tokens" in out
     assert "3 of 3 mutants rejected, 3 of 3 twins passed (effort default, seed 0," in out
     assert "Survivors" not in out
