@@ -63,13 +63,16 @@ def explore(
     observe: bool = False,
     watch: Watch = unwatched,
     audit: bool = False,
+    shrink: bool = True,
 ) -> Tally:
     """Run a check on up to `examples` cases; a failing case is kept as found and, as `last`, as small as it gets.
 
+    shrink: if not, as found is as small as it gets.
     A failure that a looser claim would allow is kept only if none of the cases gives another. observe: record what
     happens in each example, and which outputs were wrong, and judge nothing. audit: listen to the first example for
     calls of the reference, which `copied` names then.
     """
+    phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
     tally = Tally()
     one = _Example(check, subject, tally, observe, watch, audit)
 
@@ -79,7 +82,7 @@ def explore(
             backend=BACKEND,
             database=None,  # the same seed gives the same cases, whatever earlier runs found
             deadline=None,  # effort is counted in examples, never in seconds
-            phases=(Phase.generate, Phase.shrink),
+            phases=phases,
             suppress_health_check=(
                 HealthCheck.too_slow,
                 HealthCheck.data_too_large,

@@ -49,7 +49,8 @@ COPIED = "it called the reference ({}): an implementation that does so could pas
 class Order:
     """A row to be judged: which requirement, and with which cases.
 
-    stored: counterexamples of earlier runs, which come first. replay: whether they alone are asked.
+    stored: counterexamples of earlier runs, which come first. replay: whether they alone are asked. shrink: whether a
+    failing case is made smaller.
     """
 
     requirement: str
@@ -57,6 +58,7 @@ class Order:
     seed: int = 0
     stored: tuple[Stored, ...] = ()
     replay: bool = False
+    shrink: bool = True
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def _explored(
                 observe=level == "observed",
                 watch=watch,
                 audit=subject.foreign,
+                shrink=order.shrink,
             )
             tallies.append((check, tally))
             if tally.last is not None and not allowed_by(tally.last[1].message):

@@ -126,12 +126,13 @@ class Kills:
 
 @dataclass(frozen=True)
 class Task:
-    """What one process judges at a time: requirements on a target."""
+    """What one process judges at a time: requirements on a target. shrink: whether failing cases are made smaller."""
 
     target: str
     requirements: tuple[str, ...]
     seed: int
     effort: str
+    shrink: bool = True
 
 
 def run(
@@ -150,7 +151,7 @@ def run(
     """
     started = time.perf_counter()
     duels = _duels(chosen(only), seed, effort, full)
-    tasks = dict.fromkeys(task for duel in duels for task in (*duel.right, duel.wrong))
+    tasks = dict.fromkeys(task for duel in duels for task in (*duel.right, *duel.wrong))
     # The longest first, so that no process has one left when the others are done.
     ordered = sorted(tasks, key=lambda task: -len(task.requirements))
     rows = _here(ordered, progress) if jobs == 1 else _in_processes(ordered, jobs, progress)
@@ -189,7 +190,7 @@ def judged(task: Task) -> dict[str, Row]:
             began.append((check.name, time.perf_counter()))
             return None
 
-        row = judge(Order(name, task.effort, task.seed), found, refused, watch).row
+        row = judge(Order(name, task.effort, task.seed, shrink=task.shrink), found, refused, watch).row
         began.append((row.check or "", time.perf_counter()))
         if row.check is not None:
             times = [at for check, at in began if check == row.check]
@@ -200,10 +201,10 @@ def judged(task: Task) -> dict[str, Row]:
 
 @dataclass(frozen=True)
 class _Duel:
-    """A mutant with what is asked of it, and of its right twin: one task for each requirement."""
+    """A mutant with what is asked of it, first what must reject it; and of its right twin, one task a requirement."""
 
     mutant: Mutant
-    wrong: Task
+    wrong: tuple[Task, ...]
     right: tuple[Task, ...]
 
 
@@ -212,15 +213,19 @@ def _duels(chosen: Iterable[Mutant], seed: int, effort: str, full: bool) -> list
     twins: dict[Any, Task] = {}  # many mutants share one, which is judged once by each requirement
     duels = []
     for mutant in chosen:
-        others = [r.id for r in table if full and mutant.kind in r.kinds and not r.planned]
-        asked = tuple(dict.fromkeys([mutant.requirement, *others]))
+        named = mutant.requirement
+        others = [r.id for r in table if full and mutant.kind in r.kinds and not r.planned and r.id != named]
         right = [
             twins.setdefault(
                 (id(mutant.twin), mutant.claims, name), Task(f"twin:{mutant.name}", (name,), seed, effort)
             )
-            for name in asked
+            for name in (named, *others)
         ]
-        duels.append(_Duel(mutant, Task(f"mutant:{mutant.name}", asked, seed, effort), tuple(right)))
+        target = f"mutant:{mutant.name}"
+        wrong = [Task(target, (named,), seed, effort)]
+        if others:
+            wrong.append(Task(target, tuple(others), seed, effort, shrink=False))
+        duels.append(_Duel(mutant, tuple(wrong), tuple(right)))
     return duels
 
 
@@ -246,7 +251,8 @@ def _in_processes(tasks: list[Task], jobs: int, progress: Progress) -> dict[Task
 
 
 def _kill(duel: _Duel, rows: Mapping[Task, Mapping[str, Row]], full: bool) -> Kill:
-    mutant, found = duel.mutant, rows[duel.wrong]
+    mutant = duel.mutant
+    found = {name: row for task in duel.wrong for name, row in rows[task].items()}
     row = found[mutant.requirement]
     expected = {mutant.requirement, *mutant.also_fails}
     others = tuple(name for name, r in found.items() if r.status == "failed" and name not in expected)
