@@ -1,0 +1,114 @@
+"""What a benchmark run measured and decided, as it is written to a file and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from attn_conformance.bench.rule import Decision, Rule
+from attn_conformance.bench.workloads import Workload
+
+SCHEMA = 1
+"""Version of the file: it grows by additions alone."""
+
+Clock = Literal["thread", "wall", "device"]
+"""thread: CPU time of the one thread that works, for shared CPUs. wall. device: CUDA events."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One implementation on one workload.
+
+    seconds: of each round, by the clock that decides; wall: the same rounds by the wall clock. peak: bytes allocated at
+    the most during a call beyond its inputs, None if not known. kernels: what ran, as the framework names it. error:
+    the largest error over limit of the outputs that were checked; problem: why the time does not count, if it does not.
+    """
+
+    target: str
+    version: str | None
+    seconds: tuple[float, ...] = ()
+    wall: tuple[float, ...] = ()
+    peak: int | None = None
+    kernels: tuple[str, ...] = ()
+    error: float | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One workload, measured on one implementation or on two, of which `decision` compares the first with the second.
+
+    base is what the candidate is held against. problem: why there is no decision, where one was asked for.
+    """
+
+    workload: Workload
+    clock: Clock
+    candidate: Measurement
+    base: Measurement | None = None
+    decision: Decision | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """A run of benchmarks: what was asked, on which machine, and what came of it.
+
+    machine: the fingerprint of `machine.fingerprint`. canary: the decision on two copies of the base (A/A), which has
+    to be fine. seconds: of the whole.
+    """
+
+    candidate: str
+    base: str | None
+    seed: int
+    rule: Rule
+    machine: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    suite: str
+    seconds: float
+    canary: Decision | None
+    benchmarks: tuple[Benchmark, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The file that `bench --json` writes."""
+        return {"bench": SCHEMA} | asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Benchmarks:
+        """What `to_json` wrote; ValueError for data of another kind or version, or with other fields."""
+        if data.get("bench") != SCHEMA:
+            raise ValueError(f"not a file of benchmarks, schema {SCHEMA}")
+        try:
+            rest = {name: value for name, value in data.items() if name not in ("bench", "rule")}
+            rule = Rule(**{**data["rule"], "looks": tuple(data["rule"]["looks"])})
+            return Benchmarks(
+                **{
+                    **rest,
+                    "rule": rule,
+                    "canary": _decision(data["canary"]),
+                    "benchmarks": tuple(map(_benchmark, data["benchmarks"])),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a file of benchmarks: {error}") from error
+
+
+def _benchmark(data: Mapping[str, Any]) -> Benchmark:
+    return Benchmark(
+        **{
+            **data,
+            "workload": Workload.from_json(data["workload"]),
+            "candidate": _measurement(data["candidate"]),
+            "base": None if data["base"] is None else _measurement(data["base"]),
+            "decision": _decision(data["decision"]),
+        }
+    )
+
+
+def _measurement(data: Mapping[str, Any]) -> Measurement:
+    listed = {name: tuple(data[name]) for name in ("seconds", "wall", "kernels")}
+    return Measurement(**{**data, **listed})
+
+
+def _decision(data: Mapping[str, Any] | None) -> Decision | None:
+    return None if data is None else Decision(**data)

@@ -1,0 +1,91 @@
+"""The rule that tells slower from not slower: exact bounds of the median ratio of pairs, looked at a few times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import comb, exp, log, log1p
+from statistics import median
+from typing import Literal
+
+Verdict = Literal["regressed", "fine", "inconclusive"]
+
+MAD_TO_SIGMA = 1.4826
+"""What the median absolute deviation of a normal sample is multiplied by to estimate its standard deviation."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the pairs show.
+
+    ratio: median of candidate's time over base's, between low and high with the rule's confidence. noise: robust
+    standard deviation of its logarithm. rounds: pairs looked at.
+    """
+
+    verdict: Verdict
+    ratio: float
+    low: float
+    high: float
+    noise: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Three verdicts, and the error that each may have.
+
+    regressed: with confidence the candidate takes more than 1 + margin of the base's time; fine: with confidence less
+    than 1 + delta. alpha: the chance that all looks together give a wrong bound, on either side. noise: above this
+    standard deviation of a pair's log ratio no verdict is given. inconclusive is never a pass.
+    """
+
+    margin: float = 0.02
+    delta: float = 0.05
+    alpha: float = 0.01
+    looks: tuple[int, ...] = (12, 20, 40, 80, 160, 320)
+    noise: float = 0.05
+
+    def decide(
+        self, base: Sequence[float], candidate: Sequence[float], benchmarks: int = 1
+    ) -> Decision | None:
+        """The decision after these pairs of seconds; None if they are not enough and more may be had.
+
+        Pairs between two looks wait for the next. benchmarks: among how many decisions alpha is shared.
+        """
+        n = len(base)
+        due = [look for look in self.looks if look <= n]
+        if not due:
+            return None
+        return self._look(base, candidate, due[-1], benchmarks)
+
+    def _look(
+        self, base: Sequence[float], candidate: Sequence[float], n: int, benchmarks: int
+    ) -> Decision | None:
+        logs = sorted(log(c / b) for b, c in zip(base[:n], candidate[:n], strict=True))
+        middle = median(logs)
+        noise = MAD_TO_SIGMA * median(abs(x - middle) for x in logs)
+        rank = rank_of_bound(n, self.alpha / (len(self.looks) * benchmarks))
+        low, high = (logs[rank - 1], logs[n - rank]) if rank else (float("-inf"), float("inf"))
+        verdict: Verdict | None = None
+        if noise <= self.noise and low > log1p(self.margin):
+            verdict = "regressed"
+        elif noise <= self.noise and high < log1p(self.delta):
+            verdict = "fine"
+        elif n == self.looks[-1]:
+            verdict = "inconclusive"
+        if verdict is None:
+            return None
+        return Decision(verdict, exp(middle), exp(low), exp(high), noise, n)
+
+
+@cache
+def rank_of_bound(n: int, alpha: float) -> int:
+    """The largest k such that the k-th smallest of n exceeds the median with probability at most alpha; 0: none.
+
+    At least k of n observations lie at or above it unless fewer than k lie below the median: a sign test.
+    """
+    total, k = 0, 0
+    while k < n and (total := total + comb(n, k)) <= alpha * 2**n:
+        k += 1
+    return k
