@@ -6,7 +6,7 @@ nothing its part of a fit averages out, and a defect that no single element show
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,15 @@ SENTENCES = {
 }
 """What each direction means, in words."""
 
+SHORT = {
+    "gain": "{large} by {percent:.1g} %",
+    "scale": "as if logits were scaled by {factor:.3g}",
+    "leak": "as if hidden keys weighed {value:.0g}",
+    "row term": "as if D were {large} by {percent:.1g} %",
+    "rounding": "{way} zero by {size:.1f} units in the last place",
+}
+"""The same in few words and digits, for what is counted."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -71,18 +80,30 @@ class Fit:
     @property
     def sentence(self) -> str:
         """What the coefficient says is wrong."""
-        large = "large" if self.value > 0 else "small"
-        way = "away from" if self.value > 0 else "towards"
-        percent, percent_error = 100 * abs(self.value), 100 * self.error
-        return SENTENCES[self.name].format(
+        return self._told(SENTENCES, "large" if self.value > 0 else "small")
+
+    @property
+    def short(self) -> str:
+        """The same in few words and digits, so that what is alike is called alike."""
+        return self._told(SHORT, "too large" if self.value > 0 else "too small")
+
+    def _told(self, words: Mapping[str, str], large: str) -> str:
+        return words[self.name].format(
             value=self.value,
+            size=abs(self.value),
             error=self.error,
             factor=1 + self.value,
             large=large,
-            way=way,
-            percent=percent,
-            percent_error=percent_error,
+            way="away from" if self.value > 0 else "towards",
+            percent=100 * abs(self.value),
+            percent_error=100 * self.error,
         )
+
+
+def most_biased(found: Iterable[Fit]) -> Fit | None:
+    """If any coefficient is biased, that which explains the most of the errors; one may be biased through another."""
+    found = tuple(found)
+    return max(found, key=lambda fit: fit.explained) if any(fit.biased for fit in found) else None
 
 
 def directions(problem: Problem, solution: Solution, dtype: str) -> Iterator[tuple[str, Array]]:

@@ -11,6 +11,8 @@ from attn_conformance.cases.values import STORAGE
 from attn_conformance.checks.numerics import (
     errors_have_no_direction,
     errors_of_gradients_have_no_direction,
+    gradients_where_maxima_repeat,
+    where_maxima_repeat,
 )
 from attn_conformance.controls import controls
 from attn_conformance.judge import Failed, NotAsked, ask
@@ -132,10 +134,13 @@ class Leaning(Differentiable):
         return 1.002 * super().dq(x, ds)
 
 
-def judged_gradients(kernel, dtype="bfloat16"):
+def differentiable(kernel, dtype="bfloat16"):
     claims = Claims(dtypes=(dtype,), features=frozenset({"gradients"}))
-    found = replace(subject("control:precise-backward")[0], function=kernel, claims=claims)
-    return errors_of_gradients_have_no_direction(found, session(dtype, dout="normal"))
+    return replace(subject("control:precise-backward")[0], function=kernel, claims=claims)
+
+
+def judged_gradients(kernel, dtype="bfloat16"):
+    return errors_of_gradients_have_no_direction(differentiable(kernel, dtype), session(dtype, dout="normal"))
 
 
 def test_a_gradient_that_leans_is_named_with_how_much():
@@ -156,3 +161,30 @@ def test_wrong_gradients_are_left_to_other_requirements():
 def test_what_single_elements_show_is_left_to_other_requirements():
     with pytest.raises(NotAsked):
         errors_have_no_direction(subject("mutant:no-scale")[0], session())
+
+
+def repeated(name, dtype, seeds=range(4)):
+    found, _ = subject(name)
+    told = [where_maxima_repeat(found, session(dtype, "repeated", seed)) for seed in seeds]
+    assert all(text.startswith(f"{dtype}: ") for text in told)
+    return [text.removeprefix(f"{dtype}: ") for text in told]
+
+
+def test_equal_weights_that_are_rounded_lean_to_one_side_and_others_do_not():
+    assert repeated("control:precise", "bfloat16") == ["no direction"] * 4
+    leaning = repeated("control:rounded-weights", "bfloat16")
+    assert all(text.startswith(("the result too large by", "the result away from zero")) for text in leaning)
+
+
+class LeaningValues(Differentiable):
+    """Its gradient of v is 0.2 % too large."""
+
+    def dv(self, x, do):
+        return 1.002 * super().dv(x, do)
+
+
+def test_gradients_that_lean_are_told():
+    case = session("bfloat16", "repeated", dout="ones")
+    assert gradients_where_maxima_repeat(differentiable(Differentiable()), case) == "bfloat16: no direction"
+    told = gradients_where_maxima_repeat(differentiable(LeaningValues()), case)
+    assert told.startswith("bfloat16: dv too large by 0.")

@@ -160,6 +160,20 @@ def _dominant(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str
     return q, k, v
 
 
+def _repeated(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str) -> Triple:
+    """Two keys share each row's maximum and nearly all weight, of a channel's values all have one sign.
+
+    Of the weight of 1 all others together have e^-6 to e^-11: weights of a half less some of it round to a half.
+    """
+    keys = k.shape[-2]
+    if keys > 1:
+        q, k = _with_common_logit(0.3 * q, k, np.log(keys) + rng.uniform(6, 11))
+        first, second = rng.permutation(keys)[:2]
+        k[..., second, :] = k[..., first, :]
+        k[..., ~np.isin(np.arange(keys), (first, second)), 0] = 0
+    return q, k, np.abs(v) * rng.choice([-1.0, 1.0], v.shape[-1])
+
+
 def _probe(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str) -> Triple:
     """Values spell the index of their key in digits of base 8, so that a wrong key is seen at any length."""
     index = np.arange(v.shape[-2])[:, None]
@@ -227,6 +241,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, Array, Array, Array, str], Tr
     "growing": _growing,
     "falling": _falling,
     "tied": _tied,
+    "repeated": _repeated,
     "even": _even,
     "cancelling": _cancelling,
     "integers": _integers,

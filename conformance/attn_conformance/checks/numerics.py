@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from attn_conformance import expect
-from attn_conformance.bias import Fit, fits, gradient_fits
+from attn_conformance.bias import Fit, fits, gradient_fits, most_biased
 from attn_conformance.cases import KernelCase, build, build_upstream
 from attn_conformance.cases.values import FAMILIES
 from attn_conformance.checks.equality import even_weights
@@ -38,8 +38,8 @@ LONG = (1024, 2047, 4096, 8192, 16385, 32768)
 COUNTED = (1025, 4096, 16385, 32768, 32768, 32768)
 """Lengths at which each key is counted; one that is lost from some length on is nearly always lost at the last."""
 
-RARE = ("huge", "negative", "deep", "uneven-batch", "uneven-heads")
-"""Families that belong to NUM-2, NUM-3, MASK-6, PURE-3 and PURE-4."""
+RARE = ("huge", "negative", "deep", "repeated", "uneven-batch", "uneven-heads")
+"""Families that belong to NUM-2, NUM-3, NUM-6, MASK-6, PURE-3 and PURE-4."""
 
 HARD = ("growing", "falling", "cancelling", "even", "heavy-values", "shifted", "heavy", "large", "probe")
 """Families that find accumulators and lost keys at great length."""
@@ -156,47 +156,97 @@ STRAYS = 0.01
 
 UNTIED = ("normal", "large", "shifted")
 """Families in which no two weights need be equal. Equal ones round alike, and then right kernels err to one side, too:
-by 0.2 units in the last place where two keys share the maximum and values one sign (arXiv 2510.04212)."""
+see NUM-6."""
+
+LOW = ("float16", "bfloat16")
+
+
+def _session(scope: Scope, *families: str, **given: Any) -> SearchStrategy[KernelCase]:
+    batch, heads = (sizes.one(n) for n in PROBLEMS)
+    return kernel_cases(scope, batch=batch, heads=heads, queries=st.integers(16, 32), keys=st.integers(16, 48),
+                        head_size=st.integers(6, 16), families=families, **given)  # fmt: skip
 
 
 def _sessions(scope: Scope) -> SearchStrategy[KernelCase]:
-    def session(**given: Any) -> SearchStrategy[KernelCase]:
-        batch, heads = (sizes.one(n) for n in PROBLEMS)
-        return kernel_cases(scope, batch=batch, heads=heads, queries=st.integers(16, 32), keys=st.integers(16, 48),
-                            head_size=st.integers(6, 16), families=UNTIED, **given)  # fmt: skip
-
-    choices = [session()]
+    choices = [_session(scope, *UNTIED)]
     if dtypes := kinds(scope):
-        hiding = ("random", "padding-right")
-        choices.append(session(mask=masks(dtypes=dtypes, structures=hiding, planes="each")))
+        hiding = masks(dtypes=dtypes, structures=("random", "padding-right"), planes="each")
+        choices.append(_session(scope, *UNTIED, mask=hiding))
     if scope.has("causal"):
-        choices.append(session(causal=CAUSAL))
+        choices.append(_session(scope, *UNTIED, causal=CAUSAL))
     return st.one_of(*choices)
 
 
 @check("NUM-5", cases=_sessions, at_most=SESSIONS)
 def errors_have_no_direction(subject: Subject, case: KernelCase) -> bool:
     """Over 64 problems the errors fit no gain, no other scale, no leak of hidden keys and no one-sided rounding."""
-    call = build(case)
-    answer = subject.answer(call)
-    got = subject.attention(call)
-    comparison = compare(got, answer)
-    if comparison.wrong > STRAYS * comparison.size:
-        raise NotAsked("elements are out of bound, which other requirements judge")
-    found = fits(got, answer)
+    found = _fits(subject, case)
     _look_at(found, "")
     return bool(found)
 
 
 @check(
     "NUM-5",
-    cases=lambda scope: with_dout(_sessions(only(scope, "float16", "bfloat16"))),
+    cases=lambda scope: with_dout(_sessions(only(scope, *LOW))),
     windows=("kernel", "qkv"),
     needs=("gradients",),
     at_most=SESSIONS // 4,
 )
 def errors_of_gradients_have_no_direction(subject: Subject, case: KernelCase) -> bool:
     """Over 64 problems the errors of dq, dk and dv fit no gain, no other D and no one-sided rounding."""
+    found = _gradient_fits(subject, case)
+    for of, fitted in found.items():
+        _look_at(fitted, f"in the gradient of {of}, ")
+    return all(found.values())
+
+
+def _look_at(found: tuple[Fit, ...], where: str) -> None:
+    """Failed if a coefficient is more than chance and the allowed; the one that explains the most is told."""
+    if (best := most_biased(found)) is not None:
+        raise Failed(
+            f"the errors of {PROBLEMS[0] * PROBLEMS[1]} problems have a direction: {where}{best.sentence}\n"
+            f"chance and allowed errors account for {best.limit / abs(best.value):.0%} of that"
+        )
+
+
+@check("NUM-6", cases=lambda scope: _session(only(scope, *LOW), "repeated"), at_most=SESSIONS // 2)
+def where_maxima_repeat(subject: Subject, case: KernelCase) -> str:
+    """Where the maximum of a row repeats and values have one sign, which way the errors of the result lean."""
+    return _leaning({"the result": _fits(subject, case)}, case.dtype)
+
+
+@check(
+    "NUM-6",
+    cases=lambda scope: with_dout(_session(only(scope, *LOW), "repeated"), families=("normal", "ones")),
+    windows=("kernel", "qkv"),
+    needs=("gradients",),
+    at_most=SESSIONS // 2,
+)
+def gradients_where_maxima_repeat(subject: Subject, case: KernelCase) -> str:
+    """Where the maximum of a row repeats and values have one sign, which way the errors of dq, dk and dv lean."""
+    return _leaning({f"d{of}": fitted for of, fitted in _gradient_fits(subject, case).items()}, case.dtype)
+
+
+def _leaning(found: dict[str, tuple[Fit, ...]], dtype: str) -> str:
+    """What leans in a session, in words that are alike for sessions that are alike."""
+    leaning = {of: best.short for of, fitted in found.items() if (best := most_biased(fitted)) is not None}
+    told = ", ".join(f"{of} {short}" for of, short in leaning.items())
+    return f"{dtype}: {told or 'no direction'}"
+
+
+def _fits(subject: Subject, case: KernelCase) -> tuple[Fit, ...]:
+    """The fits of a session's output; NotAsked if it is wrong in too many elements."""
+    call = build(case)
+    answer = subject.answer(call)
+    got = subject.attention(call)
+    comparison = compare(got, answer)
+    if comparison.wrong > STRAYS * comparison.size:
+        raise NotAsked("elements are out of bound, which other requirements judge")
+    return fits(got, answer)
+
+
+def _gradient_fits(subject: Subject, case: KernelCase) -> dict[str, tuple[Fit, ...]]:
+    """The fits of a session's gradients of q, k and v; NotAsked if one is wrong in too many elements."""
     call, dout = build(case), build_upstream(case)
     asked = subject.answer_gradients(call, dout, "qkv")
     pulled = subject.gradients(subject.differentiated(call, "qkv"), dout).gradients
@@ -205,17 +255,4 @@ def errors_of_gradients_have_no_direction(subject: Subject, case: KernelCase) ->
         compared(got[of], gradient).wrong > STRAYS * got[of].size for of, gradient in asked.items()
     ):
         raise NotAsked("gradients are out of bound, which other requirements judge")
-    found = gradient_fits(got, asked)
-    for of, fitted in found.items():
-        _look_at(fitted, f"in the gradient of {of}, ")
-    return all(found.values())
-
-
-def _look_at(found: tuple[Fit, ...], where: str) -> None:
-    """Failed if a coefficient is more than chance and the allowed; the one that explains the most is told."""
-    if any(fit.biased for fit in found):
-        best = max(found, key=lambda fit: fit.explained)
-        raise Failed(
-            f"the errors of {PROBLEMS[0] * PROBLEMS[1]} problems have a direction: {where}{best.sentence}\n"
-            f"chance and allowed errors account for {best.limit / abs(best.value):.0%} of that"
-        )
+    return gradient_fits(got, asked)
