@@ -13,7 +13,7 @@ SCRIPTS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
 def test_the_page_has_scripts_and_names_the_version():
-    assert len(SCRIPTS) == 4
+    assert len(SCRIPTS) == 5
     assert "torch 2.13.0" in PAGE
 
 

@@ -17,11 +17,12 @@ PACKAGES = {
     "whisper-manual": {"openai-whisper": "20250625", "torch": "2.13.0"},
     "nn-mha": {"torch": "2.13.0"},
     "nn-mha-weights": {"torch": "2.13.0"},
+    "torch-sdpa": {"torch": "2.13.0"},
     "ort-attention": {"onnxruntime": "1.32.0", "onnx": "1.23.2"},
     "torchtune": {"torchtune": "0.6.1", "torch": "2.13.0"},
 }
 ESPNET_CLASS = "espnet2.speechlm.module.transformer:MultiHeadAttention"
-SLOW = {"whisper", "whisper-manual", "nn-mha", "nn-mha-weights", "ort-attention", "torchtune"}
+SLOW = {"whisper", "whisper-manual", "nn-mha", "nn-mha-weights", "torch-sdpa", "ort-attention", "torchtune"}
 """Half a minute each: run where ATTN_PEERS is set."""
 
 
@@ -52,8 +53,9 @@ def test_expectations_name_requirements_and_give_reasons_and_scripts_that_exist(
         assert (FINDINGS / peer / (entry.script or "expected.toml")).is_file()
 
 
-def test_every_failure_of_espnet_is_backed_by_a_script():
-    assert all(entry.script for entry in expected("espnet").values())
+@pytest.mark.parametrize("peer", ["espnet", "torch-sdpa"])
+def test_every_failure_of_these_is_backed_by_a_script(peer):
+    assert all(entry.script for entry in expected(peer).values())
 
 
 @pytest.mark.parametrize("peer", PACKAGES)
