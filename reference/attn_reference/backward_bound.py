@@ -17,7 +17,18 @@ from .bound import Roundings, largest, roundings
 from .claims import Arithmetic
 from .forward_bound import Error, alike
 from .matrices import finite, grouped
-from .pair_errors import CHANCE, FINE, Granted, PairErrors, across, copies, in_squares, of_terms, pair_errors
+from .pair_errors import (
+    CHANCE,
+    FINE,
+    Granted,
+    PairErrors,
+    across,
+    copies,
+    in_squares,
+    of_one,
+    of_terms,
+    pair_errors,
+)
 from .problem import Array, Problem
 
 PRODUCTS = 1.02  # products of errors; the largest single one is bfloat16's 2^-7, of p and ds both rounded
@@ -60,7 +71,7 @@ def reached(e: PairErrors, of_ds: Any = 0.0, of_p: Any = 0.0) -> tuple[Error, Er
     of_ds, and of_p, relative: what inexact inputs add to the probable.
     """
     ds, p = e.sizes.ds, e.sizes.p
-    likely = e.probable.ds + e.ds_random + e.d_shares + of_ds
+    likely = e.probable.ds + e.probable.top + e.ds_random + e.d_shares + of_ds
     return (
         Error(ds + e.ds_worst, ds + likely),
         Error(p * (1 + e.worst.p + e.p_stored), p * (1 + e.probable.p + e.p_random + of_p)),
@@ -125,7 +136,9 @@ def over_keys(e: PairErrors, y: Array) -> Error:
     random = grouped(e.ds_random**2 * e.sizes.of_row, y * y)
     # One error of D for the whole row; where its effects cancel, they do so up to the errors of p.
     share = np.abs(grouped(p, y)) + grouped(p * (e.probable.p + e.p_stored), y_abs)
-    probable = grouped(e.probable.ds, y_abs) + np.sqrt(random + (e.probable.D * share) ** 2)
+    probable = grouped(e.probable.ds, y_abs) + np.sqrt(
+        random + (e.probable.D * share) ** 2 + of_one(e.probable.top, y_abs) ** 2
+    )
     return Error(worst + flushed, probable + flushed)
 
 
@@ -134,7 +147,8 @@ def over_queries(e: PairErrors, y: Array) -> Error:
     y_abs, Hkv = np.abs(y), e.sizes.v.shape[1]
     flushed = across(e.ds_flushed, y_abs, Hkv)
     worst = PRODUCTS * across(e.ds_worst, y_abs, Hkv)
-    random = np.hypot(e.ds_random * np.sqrt(e.sizes.of_key), e.d_shares * np.sqrt(e.sizes.of_rows))
+    of_row = np.hypot(e.d_shares, e.probable.top)
+    random = np.hypot(e.ds_random * np.sqrt(e.sizes.of_key), of_row * np.sqrt(e.sizes.of_rows))
     probable = across(e.probable.ds, y_abs, Hkv) + in_squares(
         stack(random, Hkv).swapaxes(-1, -2), stack(y, Hkv)
     )
@@ -179,10 +193,11 @@ def bias_bound(problem: Problem, e: PairErrors, r: Roundings, inputs: Array) -> 
     p, seen = folded(e.sizes.p), total(1.0 * np.broadcast_to(problem.visible, problem.shape))
     same, terms, flushed = copies(p, r.up / FINE), total(e.sizes.ds), total(e.ds_flushed)
     ties = (same * (p > 0)).sum(-1)
-    shares = e.d_shares
+    shares, top = e.d_shares, e.probable.top
     if 3 in axes:
-        shares = shares.sum(-1, keepdims=True)  # one error for all keys of a row
-    of_D = (shares**2 * e.sizes.of_rows).sum(tuple(axes)).reshape(terms.shape)
+        # One error for all keys of a row.
+        shares, top = shares.sum(-1, keepdims=True), top.max(-1, keepdims=True, initial=0.0)
+    of_D = ((shares**2 + top**2) * e.sizes.of_rows).sum(tuple(axes)).reshape(terms.shape)
     random = (folded(e.ds_random) ** 2 * same).sum(-1) + of_D
     error = Error(
         PRODUCTS * total(e.ds_worst) + r.ua * of_terms(seen, ties, True) * terms,

@@ -18,7 +18,7 @@ from .bound import row_sum, unit_roundoff, weight_error
 from .forward_backward import ForwardBackward
 from .forward_bound import Error, Setting, alike, inexact_heads
 from .matrices import finite
-from .pair_errors import FINE, PairErrors, copies, in_squares, pair_errors, share
+from .pair_errors import FINE, PairErrors, copies, in_squares, of_one, pair_errors, share
 from .problem import Array
 
 
@@ -98,6 +98,7 @@ def inexact_pairs(
         e.probable,
         p=np.where(decided, e.probable.p, e.worst.p),
         ds=np.where(decided, e.probable.ds, e.worst.ds),
+        top=np.where(decided, e.probable.top, e.worst.top),
         D=np.where(decided, e.probable.D, e.worst.D),
     )
     return replace(e, probable=probable), shared
@@ -152,7 +153,8 @@ def joint_ds(e: PairErrors, shared: Shared, z: Array, y: Array) -> Error:
     z_abs, y_abs, p_z = np.abs(z), np.abs(y), p_products(e, z)
     flushed = joint(e.ds_flushed, z_abs, y_abs)
     worst = PRODUCTS * joint(e.ds_worst, z_abs, y_abs)
-    rows = (shared.query_ds @ z_abs) ** 2 * shared.query_copies + (e.probable.D * p_z) ** 2 * e.sizes.of_rows
+    of_row = (e.probable.D * p_z) ** 2 + of_one(e.probable.top, z_abs) ** 2
+    rows = (shared.query_ds @ z_abs) ** 2 * shared.query_copies + of_row * e.sizes.of_rows
     squares = joint(e.ds_random**2 * shared.pair_copies, z * z, y * y) + (turned(rows) @ (y * y)).sum(0)
     keys = (turned(by_keys(e, shared, z)) @ y_abs).sum(0)
     probable = joint(e.probable.ds, z_abs, y_abs) + keys + np.sqrt(squares)

@@ -19,6 +19,7 @@ import numpy as np
 
 from .backward import Backward, stack
 from .bound import (
+    BLOCK,
     CERTAIN,
     ROUNDING,
     SAME,
@@ -44,9 +45,10 @@ class Sizes:
     """The sizes of what errs: all without signs, 0 at hidden keys; (B, H, T, S) or (B, H, T, 1) or as for inputs.
 
     d_terms: sum_c |dO|(p|v| + |o|). largest_terms: of any key of the row, hidden or not. of_row and of_key: how many
-    p of the row, and of the key's queries, round alike. of_rows: how many rows' outputs do, of_channels: how many
-    channels' in one row. n, ties: keys of a row, and ordered pairs of them of equal p, (B, H, T, 1); queries,
-    query_ties: the same for the queries of a key, (B, Hkv, S, 1).
+    p of the row, and of the key's queries, round alike. of_channels: how many channels of a row's output do, (B, H, T,
+    Dv). of_rows: how many rows' outputs do, the mean over channels by what each adds to D's error. n, ties: keys of a
+    row, and ordered pairs of them of equal p, (B, H, T, 1); queries, query_ties: the same for the queries of a key,
+    (B, Hkv, S, 1).
     """
 
     p: Array
@@ -74,12 +76,14 @@ class Sizes:
 class Granted:
     """Errors at one level, the worst or the probable, that add without signs.
 
-    p: (B, H, T, S), relative. ds: (B, H, T, S), what errors of p and dp do to it. D: (B, H, T, 1). keys and queries:
-    of a sum over a row's keys, (B, H, T, 1), and over a key's queries, (B, Hkv, S, 1), relative to its terms.
+    p: (B, H, T, S), relative. ds: (B, H, T, S), what errors of p and dp do to it. top: (B, H, T, S), what one key of a
+    row gets besides, 0 at those that cannot be the largest. D: (B, H, T, 1). keys and queries: of a sum over a row's
+    keys, (B, H, T, 1), and over a key's queries, (B, Hkv, S, 1), relative to its terms.
     """
 
     p: Array
     ds: Array
+    top: Array
     D: Array
     keys: Array
     queries: Array
@@ -108,8 +112,8 @@ class PairErrors:
     @property
     def ds_worst(self) -> Array:
         """The largest error of ds before flushing."""
-        p = self.sizes.p
-        return np.asarray(self.worst.ds + share(p * (1 + self.worst.p), self.worst.D) + self.ds_stored)
+        p, worst_ds = self.sizes.p, self.worst.ds + self.worst.top
+        return np.asarray(worst_ds + share(p * (1 + self.worst.p), self.worst.D) + self.ds_stored)
 
     @property
     def d_shares(self) -> Array:
@@ -165,9 +169,14 @@ def sizes(problem: Problem, backward: Backward, dtype: str) -> Sizes:
     seen_terms = np.where(visible, terms, 0.0)
     n = visible_keys(problem)
 
-    # Weights are told apart as finely as they are rounded, outputs as they are stored.
+    # Weights are told apart as finely as they are rounded, outputs as they are stored. The errors of n numbers that
+    # round alike add up to a square of at most n times the sum of their squares.
     width = unit_roundoff(dtype) / FINE
+    of_channels = copies(o, width)
     by_channel = np.moveaxis(o, -1, 0)
+    by_rows = np.moveaxis(
+        copies(by_channel.reshape(len(by_channel), -1), width).reshape(by_channel.shape), 0, -1
+    )
     of_row = copies(p, width)
     of_key = copies(stack(p, Hkv).swapaxes(-1, -2), width).swapaxes(-1, -2).reshape(p.shape)
     a_query = np.ones((*p.shape[:3], 1))
@@ -185,8 +194,8 @@ def sizes(problem: Problem, backward: Backward, dtype: str) -> Sizes:
         spread=np.abs(solution.m) + np.log(np.maximum(n, 1)),
         of_row=of_row,
         of_key=of_key,
-        of_rows=copies(by_channel.reshape(len(by_channel), -1), width).max(0).reshape(solution.m.shape),
-        of_channels=copies(o, width).max(-1, keepdims=True),
+        of_rows=mean(by_rows, of_channels * (do * half_ulp(o, dtype)) ** 2),
+        of_channels=of_channels,
         n=n,
         ties=(of_row * (p > 0)).sum(-1, keepdims=True),
         queries=across(1.0 * visible, a_query, Hkv),
@@ -216,9 +225,10 @@ def _granted(
     of_p = np.where(visible, weight_reach(p, delta) + keys + r.ua * size.spread, 0.0)
     of_dp = (channels + 2 * r.ut) * size.terms + 2 * r.ua * (dp + D) + inputs
 
+    sums = (keys + channels + 4 * r.ut + 2 * r.us) * size.d_terms
     # D's error by p's is sum p eps (dp - D), since weights add up to 1; by rounded p, which do not, sum p eps dp.
-    summed = row_sum(of_p, ds) + (keys + channels + 4 * r.ut + 2 * r.us) * size.d_terms
-    summed = summed + (r.ua * size.spread + r.us) * D + row_sum(p, inputs + np.zeros_like(p))
+    summed = row_sum(of_p, ds) + sums + (r.ua * size.spread + r.us) * D
+    summed = summed + row_sum(p, inputs + np.zeros_like(p))
     stored_o = size.do * half_ulp(size.o + grouped(p * (of_p + r.up), size.v), dtype)
     if worst:
         rounded = (r.up + r.us) * row_sum(p, dp) + stored_o.sum(-1, keepdims=True)
@@ -226,15 +236,46 @@ def _granted(
         weights = math.hypot(CHANCE * r.up, ROUNDING * r.eps_exp, CHANCE * r.us) * np.sqrt(
             row_sum(p * p * size.of_row, dp * dp)
         )
-        outputs = CHANCE * np.sqrt(size.of_channels * (stored_o**2).sum(-1, keepdims=True))
+        outputs = CHANCE * np.sqrt((size.of_channels * stored_o**2).sum(-1, keepdims=True))
         rounded = np.hypot(weights, outputs)
     flushed = r.eta_p * size.terms.sum(-1, keepdims=True) + r.eta_0 * size.do.sum(-1, keepdims=True)
 
-    # A pass that differentiates the maximum, too, gives its key what the others' ds lack to a sum of 0.
-    of_ds = of_p * ds + p * (1 + of_p) * of_dp + np.where(at_maximum, summed, 0.0)
+    # A pass that differentiates the maximum, too, gives its key what all ds lack to a sum of 0. Errors of the scores
+    # make no such lack: a common factor of all e^s changes no output, so their ds add up to 0 whatever they are.
+    lacking = sums + r.us * D
+    top = of_the_largest(lacking, visible & at_maximum)
+    of_ds = of_p * ds + p * (1 + of_p) * of_dp
     return Granted(
-        of_p, np.where(visible, of_ds, 0.0), summed + rounded + flushed, keys + partial, queries + partial
+        of_p,
+        np.where(visible, of_ds, 0.0),
+        top,
+        summed + rounded + flushed,
+        keys + partial,
+        queries + partial,
     )
+
+
+def mean(x: Array, weights: Array) -> Array:
+    """The mean of x along the last axis, which is kept; 1 where all weights are 0."""
+    total = weights.sum(-1, keepdims=True)
+    return np.where(total > 0, (x * weights).sum(-1, keepdims=True) / np.where(total > 0, total, 1.0), 1.0)
+
+
+def of_the_largest(lacking: Array, at_maximum: Array) -> Array:
+    """What a row's largest key gets, (B, H, T, S), at each that may be it."""
+    return np.where(at_maximum, lacking, 0.0)
+
+
+def of_one(x: Array, y: Array) -> Array:
+    """The largest x_ij y_jn over the keys j, (B, H, T, n); x: (B, H, T, S), y: (B, Hkv, S, n), both without signs."""
+    found = grouped(x, y)  # the only one, in most rows
+    g = x.shape[1] // y.shape[1]
+    chosen = np.argwhere((x > 0).sum(-1) > 1)
+    step = max(1, BLOCK // max(1, y.shape[2] * y.shape[3]))
+    for start in range(0, len(chosen), step):
+        b, h, i = chosen[start : start + step].T
+        found[b, h, i] = (x[b, h, i][..., None] * y[b, h // g]).max(1)
+    return found
 
 
 def share(p: Array, x: Array) -> Array:

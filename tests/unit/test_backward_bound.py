@@ -4,8 +4,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from attn_reference import backward_bound, largest, limit, lower, solve_backward
-from attn_reference.pair_errors import copies, weight_reach
+from attn_reference import backward_bound, largest, limit, lower, pair_errors, solve_backward
+from attn_reference.pair_errors import copies, of_one, weight_reach
 
 DTYPES = {
     "float64": np.float64,
@@ -325,3 +325,51 @@ def test_the_reach_of_weights_is_what_the_worst_perturbation_does():
     np.testing.assert_allclose(weight_reach(p, delta), due, rtol=1e-14)
     tiny = weight_reach(p, 1e-17 * delta)
     np.testing.assert_allclose(tiny, 1e-17 * (delta + (p * delta).sum()), rtol=1e-12)  # no cancellation
+
+
+def with_the_maximum_differentiated(problem, do, one):
+    """The gradients of q and k in float32 by the chain rule through o = (e v) / l, e = exp(s - m), m being no constant.
+
+    one: it is one key's score; else it is shared among all that are equal to it.
+    """
+    q, k, v, d = (x.astype(np.float32) for x in (problem.q, problem.k, problem.v, do))
+    scale = np.float32(problem.scale)
+    s = scale * (q @ k.swapaxes(-1, -2))
+    m = s.max(-1, keepdims=True)
+    e = np.exp(s - m)
+    total, sums = e.sum(-1, keepdims=True), e @ v
+    de = d / total @ v.swapaxes(-1, -2) - (d * sums).sum(-1, keepdims=True) / total**2
+    ds = e * de
+    top = np.arange(s.shape[-1]) == s.argmax(-1)[..., None] if one else s == m
+    ds = ds - top / top.sum(-1, keepdims=True, dtype=np.float32) * ds.sum(-1, keepdims=True)
+    return {"q": scale * (ds @ k), "k": scale * (ds.swapaxes(-1, -2) @ q)}
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_a_maximum_may_be_differentiated_by_one_key_of_a_row(one, monkeypatch):
+    rng = np.random.default_rng(0)
+    q, k = 1e-3 * rng.standard_normal((1, 1, 8, 4)), rng.standard_normal((1, 1, 256, 4))
+    v, do = 1000 + rng.standard_normal((1, 1, 256, 4)), rng.random((1, 1, 8, 4))
+    k[:, :, 0] = 8 * np.sign(q.mean(2))
+    q, k, v, do = (x.astype(np.float32).astype(float) for x in (q, k, v, do))
+    problem = lower(q, k, v)
+    found = solve_backward(problem, do)
+    got = with_the_maximum_differentiated(problem, do, one)
+
+    def largest_ratio(name):
+        allowed = limit(found.gradients[name], backward_bound(problem, found, "float32")[name], "float32")
+        return (np.abs(got[name] - found.gradients[name]) / allowed).max()
+
+    with_it = [largest_ratio(name) for name in "qk"]
+    monkeypatch.setattr(pair_errors, "of_the_largest", lambda lacking, at_maximum: 0 * lacking * at_maximum)
+    without = [largest_ratio(name) for name in "qk"]
+    assert max(with_it) <= 1 < max(without) / 2
+
+
+def test_what_one_key_of_a_row_gets_is_counted_once():
+    x = np.array([[[[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]]]])
+    y = np.array([[[[1.0, 0.5], [9.0, 9.0], [4.0, 0.5]]]])
+    np.testing.assert_array_equal(of_one(x, y), [[[[4.0, 1.0], [27.0, 27.0]]]])
+    heads = np.concatenate([x, 2 * x], 1)
+    np.testing.assert_array_equal(of_one(heads, y), np.concatenate([of_one(x, y), 2 * of_one(x, y)], 1))
+    assert of_one(x[..., :0], y[:, :, :0]).tolist() == [[[[0, 0], [0, 0]]]]

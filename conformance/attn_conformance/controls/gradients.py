@@ -119,3 +119,21 @@ class EagerAutograd(Differentiable):
         k, v = (x.repeat_interleave(group, 1) for x in (k, v))
         scores = (widen(q) @ widen(k).mT * q.shape[3] ** -0.5).to(q.dtype)
         return (softmax(hidden(widen(scores), mask, is_causal)).to(q.dtype) @ v).to(q.dtype)
+
+
+@gradient_control("differentiated-maximum")
+class DifferentiatedMaximum(Differentiable):
+    """PyTorch differentiates the maximum, too, whose key gets what the others' gradients lack to a sum of zero."""
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor = None, is_causal: bool = False
+    ) -> Tensor:
+        group = q.shape[1] // k.shape[1] if k.shape[1] else 1
+        wide, k, v = widen(q), *(widen(x).repeat_interleave(group, 1) for x in (k, v))
+        scores = hidden(wide @ k.mT * q.shape[3] ** -0.5, mask, is_causal)
+        if not scores.shape[3]:
+            return (scores @ v).to(q.dtype)
+        peak = scores.max(-1, keepdim=True).values
+        grown = (scores - peak.masked_fill(peak == -float("inf"), 0.0)).exp()
+        total = grown.sum(-1, keepdim=True)
+        return (grown @ v / total.masked_fill(total == 0, 1.0)).to(q.dtype)
