@@ -23,6 +23,7 @@ from attn_reference import (
     unit_roundoff,
 )
 from attn_reference.claims import Arithmetic
+from attn_reference.pair_errors import copies
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,16 +94,20 @@ def _four(array: Array) -> Array:
 
 
 def _summed_in(kind: str, ds: Array, shape: tuple[int, ...]) -> Array:
-    """How far the gradients of scores may stray that are summed in a mask's own, coarser dtype.
+    """How far the gradients of scores may stray, before the last rounding, that are summed in a mask's coarser dtype.
 
-    Each is rounded to it first, and n roundings of sums that are as large as all of them add up like a random walk.
+    Each of n is rounded to it first, and n - 2 sums before the last are, by a unit roundoff of all n at most: like a
+    random walk, but for equal numbers, which err to one side one after the other. A single one is rounded once.
     """
-    size, n = np.abs(ds), 1
-    for axis, length in enumerate(shape):
-        if length == 1:
-            n *= size.shape[axis]
-            size = size.sum(axis, keepdims=True)
-    return np.asarray(unit_roundoff(kind) * (1 + np.sqrt(n)) * size)
+    axes = [axis for axis in range(4) if shape[axis] != ds.shape[axis]]
+    size = np.moveaxis(np.abs(ds), axes, range(4 - len(axes), 4))
+    size = size.reshape(*size.shape[: 4 - len(axes)], -1)
+    n = size.shape[-1] if axes else 1
+    if n == 1:
+        return np.zeros(shape)
+    ties = (copies(size, unit_roundoff(kind)) * (size > 0)).sum(-1)
+    walk = np.minimum(n - 1, 1 + np.sqrt(np.maximum(n, ties)))
+    return np.asarray(unit_roundoff(kind) * walk * size.sum(-1)).reshape(shape)
 
 
 @np.errstate(all="ignore")

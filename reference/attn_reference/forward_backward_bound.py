@@ -211,7 +211,8 @@ def of_tokens(side: Side, at: Setting, alone: bool) -> Error:
     once = alone & moves(W.T, np.zeros(len(W))) & (terms >= store.normal)
     us = np.where(once, 0.0, store.us)
     flushed = np.where((side.dy > 0) & (side.dy < store.normal), store.eta, 0.0) @ np.abs(W)
-    stored = Error(us * terms, CHANCE * us * many * in_squares(side.dy, W))
+    chance = CHANCE * us * many * in_squares(side.dy, W)
+    stored = Error(us * terms, np.minimum(us * terms, chance))
     return heads + stored.plus(np.where(once, 0.0, flushed)) + sum_error(W.T, np.zeros(len(W)), terms, r)
 
 

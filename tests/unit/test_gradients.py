@@ -327,6 +327,46 @@ def test_a_mask_of_a_coarser_dtype_may_sum_its_gradient_in_it():
     assert (asked.answer.limit < 1e-4).all()
 
 
+def of_a_float32_mask(q, k, v, dout, shape):
+    """Beside float64: what is allowed for the gradient of a mask of this shape, and that of each score."""
+    problem = lower(q, k, v, np.zeros(shape, np.float32))
+    asked = ask_gradients(problem, dout, {"mask": np.zeros(shape, np.float32)}, "float64", "fused")["mask"]
+    return asked, solve_backward(problem, dout).ds
+
+
+def in_order(numbers):
+    total = np.float32(0)
+    for number in numbers.astype(np.float32):
+        total = total + number
+    return total
+
+
+def test_gradients_of_a_coarser_mask_that_are_all_equal_may_be_summed_in_order():
+    q, k = np.ones((1, 1, 600, 1)), np.array([[[[1.0], [-1.0]]]])
+    errors = []
+    for factor in (1.0, 1.1, 1.2, 1.3, 1.4, 1.5):
+        asked, ds = of_a_float32_mask(q, k, factor * k, np.ones((1, 1, 600, 1)), (1, 1, 1, 2))
+        got = np.array([in_order(ds[0, 0, :, j]) for j in range(2)]).reshape(1, 1, 1, 2)
+        within({"mask": got}, {"mask": asked})
+        errors.append(np.abs(got / asked.value - 1).max() / 2.0**-24)
+    assert max(errors) > 1 + 600**0.5  # of a random walk
+
+
+def test_a_gradient_of_a_coarser_mask_that_is_no_sum_is_rounded_once():
+    q, k, v, dout = (RNG.standard_normal((1, 1, n, 4)) for n in (5, 7, 7, 5))
+    asked, ds = of_a_float32_mask(q, k, v, dout, (1, 1, 5, 7))
+    rounded = ds.astype(np.float32)
+    within({"mask": rounded}, {"mask": asked})
+    with pytest.raises(Failed, match="gradient of mask"):
+        within({"mask": np.nextafter(rounded, np.float32(np.inf))}, {"mask": asked})
+    # Two are rounded each, and so is their sum.
+    asked, ds = of_a_float32_mask(q[:, :, :2], k, v, dout[:, :, :2], (1, 1, 1, 7))
+    size = np.abs(ds).sum(2, keepdims=True)
+    allowed = 1.1 * (2.0**-24 * size + half_ulp(np.abs(asked.value) + 2.0**-24 * size, "float32"))
+    assert (asked.answer.limit <= 1.001 * allowed).all()
+    within({"mask": ds.astype(np.float32).sum(2, keepdims=True)}, {"mask": asked})
+
+
 def test_a_function_may_say_whose_arrays_it_takes():
     assert candidates(RIGHT) == ["torch"]
     assert candidates(lambda q, k, v: q)[0] in ("torch", "numpy")
