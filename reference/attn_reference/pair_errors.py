@@ -37,7 +37,9 @@ from .matrices import finite, grouped
 from .problem import Array, Problem
 
 CHANCE = ROUNDING / math.sqrt(3)  # a rounding's standard deviation is its largest size over sqrt 3
-FINE = 4  # numbers this many times nearer than a unit roundoff round alike; roundings farther apart cancel as well
+# Numbers this many times nearer than a unit roundoff round alike; roundings farther apart cancel as well. Where numbers
+# lie densely over a third of their spacing, the worst share, the granted square is 27 / (8 FINE) of the true one.
+FINE = 4
 
 
 @dataclass(frozen=True)

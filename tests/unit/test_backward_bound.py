@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from attn_reference import backward_bound, largest, limit, lower, pair_errors, solve_backward
-from attn_reference.pair_errors import copies, of_one, weight_reach
+from attn_reference.pair_errors import FINE, copies, of_one, weight_reach
 
 DTYPES = {
     "float64": np.float64,
@@ -317,6 +317,20 @@ def test_numbers_that_round_alike_are_counted():
     x = np.array([[1.0, 1.0 + 1e-4, 2.0, 0.0, 0.0], [3.0, 0.5, 3.0, 3.0, 0.5], [1.0, 0.0, 0.0, 1.0, 1.0]])
     np.testing.assert_array_equal(copies(x, 1e-2), [[2, 2, 1, 1, 1], [3, 2, 3, 3, 2], [3, 1, 1, 3, 3]])
     np.testing.assert_array_equal(copies(x[:1], 1e-6), [[1, 1, 1, 1, 1]])
+
+
+@pytest.mark.parametrize(("finer", "least", "most"), [(1, 0.2, 0.5), (4, 1.0, 1.4), (16, 3.0, 6.0)])
+def test_a_quarter_of_a_unit_roundoff_is_near_the_best_width(finer, least, most):
+    """64 numbers over a third of their spacing: the square of what their roundings add up to, over what is granted.
+
+    Over a share x of the spacing, whose cells of width u / FINE number 2 FINE x at the lower end of a binade, it is
+    2 FINE x (1 - x)^2, at most 8/27 FINE.
+    """
+    u, rng = 2.0**-8, np.random.default_rng(0)
+    x = 1 + rng.uniform(0.01, 0.1, (4000, 1)) + 2 * u / 3 * np.linspace(0, 1, 64)
+    errors = x.astype(ml_dtypes.bfloat16).astype(float) - x
+    granted = u**2 / 3 * (copies(x, u / (FINE / 4 * finer)) * x**2).sum(-1)
+    assert least < (errors.sum(-1) ** 2).mean() / granted.mean() < most
 
 
 def test_the_reach_of_weights_is_what_the_worst_perturbation_does():

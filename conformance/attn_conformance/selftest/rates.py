@@ -162,8 +162,10 @@ the cases, so their comparisons are not independent of each other.""",
 **{totals["alarms"]} alarms in {totals["comparisons"]} comparisons** with right kernels; {totals["detected"]} of
 {totals["defective"]} defective results are detected, each in one case alone. Where a defective result is bit for bit
 that of the same code without the defect, the case is left out. A requirement draws 150 cases, so that it finds what a
-few in a hundred of them show; what lies below the resolution of a dtype nothing finds. Names are those of
-`attn-conformance run defect:NAME`, `mutant:NAME` and `control:NAME`.""",
+few in a hundred of them show; what lies below the resolution of a dtype nothing finds. Rates are of this population:
+other sizes, values and masks show a defect more or less often under the same bound. Backward passes that differ in what
+they round are all right, so that the bound of gradients has room for all of them, and shows less than one made for a
+single pass would. Names are those of `attn-conformance run defect:NAME`, `mutant:NAME` and `control:NAME`.""",
         *(f"## {grid.title}\n\n{grid.markdown()}" for grid in grids(result)),
         f"""\
 ## Under attack
