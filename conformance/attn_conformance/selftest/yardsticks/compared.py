@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -148,20 +148,24 @@ def judged(target: str) -> list[Verdict]:
     for yardstick in YARDSTICKS.values():
         started = time.perf_counter()
         found = judge(yardstick, target)
-        # What a yardstick rejects, it has posed: requirements are a rough guide to what a mutant gets wrong.
-        within = found.posed if mutant is None else found.rejected or yardstick.reaches(mutant)
-        verdicts.append(
-            Verdict(
-                yardstick.name,
-                target,
-                None if mutant is None else mutant.bug_class,
-                within,
-                found.test,
-                found.message,
-                round(time.perf_counter() - started, 3),
-            )
+        verdict = Verdict(
+            yardstick.name,
+            target,
+            None if mutant is None else mutant.bug_class,
+            found.posed,
+            found.test,
+            found.message,
+            round(time.perf_counter() - started, 3),
         )
+        verdicts.append(replace(verdict, within=_within(verdict)))
     return verdicts
+
+
+def _within(verdict: Verdict) -> bool:
+    """Of a mutant: what is rejected was posed, for requirements are a rough guide to what a mutant gets wrong."""
+    if verdict.bug_class is None or verdict.rejected:
+        return verdict.within
+    return YARDSTICKS[verdict.yardstick].reaches(mutants()[verdict.target.partition(":")[2]])
 
 
 def run(
@@ -169,20 +173,22 @@ def run(
 ) -> Compared:
     """Judge every target by every yardstick, by so many processes at once; one job is this process.
 
-    known: verdicts of an earlier run, which are taken over where a target has them all.
+    known: verdicts of an earlier run, which are taken over where a target has them all; reach is as it is today.
     """
     started = time.perf_counter()
-    there: dict[str, list[Verdict]] = {}
+    today = targets()
+    there: dict[str, list[Verdict]] = {target: [] for target in today}
     for verdict in known.verdicts if known else ():
-        there.setdefault(verdict.target, []).append(verdict)
-    asked = [target for target in targets() if len(there.get(target, ())) < len(YARDSTICKS)]
+        if verdict.target in there:
+            there[verdict.target].append(replace(verdict, within=_within(verdict)))
+    asked = [target for target in today if len(there[target]) < len(YARDSTICKS)]
     for done, found in enumerate(in_order(judged, asked, jobs), 1):
         there[asked[done - 1]] = found
         progress(asked[done] if done < len(asked) else "", done, len(asked))
     return Compared(
         jobs=jobs,
         seconds=round(time.perf_counter() - started + (known.seconds if known else 0), 1),
-        verdicts=tuple(verdict for target in targets() for verdict in there[target]),
+        verdicts=tuple(verdict for target in today for verdict in there[target]),
         environment=environment(subject(TORCH)[0]),
         suite=version("attn-conformance"),
     )

@@ -89,7 +89,7 @@ def two_masks(subject: Subject) -> bool:
     x = _uniform(rng, 8, 5, 14)
     mask = rng.integers(0, 2, (8, 1, 5, 5)).astype(bool) & rng.integers(0, 2, (8, 1, 1, 5)).astype(bool)
     handle = module.build(params(rng, 14), 7, False)
-    some = mask.any(axis=3)[:, 0]
+    some: Array = np.asarray(mask.any(axis=3))[:, 0]
     one = forward(module, handle, x, None, mask)
     other = forward(module, handle, x, None, np.broadcast_to(mask, (8, 7, 5, 5)).copy())
     close(one[some], other[some], 1.3e-6, 1e-5, "a mask spread over heads")
