@@ -122,7 +122,7 @@ def _banded() -> tuple[Posed, ...]:
 
 @cache
 def _scaled() -> tuple[Posed, ...]:
-    x = normal(SEED, "float32")(1, 3, 64, 64)
+    x = normal(SEED + 1, "float32")(1, 3, 64, 64)
     return (Posed(Call(x, x, x, scale=-1 / 0.0001)),)
 
 
@@ -155,13 +155,11 @@ def _compared(
     cases: Iterable[Posed],
     out: dict[str, Tolerances],
     gradients: dict[str, Tolerances],
-    computed: str | None = None,
 ) -> bool:
-    """computed: the dtype of the reference, if not the call's own or float32 for half precision."""
     mine = _mine(subject, cases)
     for case, call in mine:
         dtype = call.dtype
-        expected = solved(case, computed or (dtype if dtype in ("float64", "float32") else "float32"))
+        expected = solved(case, dtype if dtype in ("float64", "float32") else "float32")
         for name, got in results(subject, case, call).items():
             rtol, atol = (out if name == "out" else gradients)[dtype]
             what = f"{case.describe()}: {name}"
@@ -174,7 +172,8 @@ def _compared(
 def small(subject: Subject) -> bool:
     """test_scaled_dot_product_attention: N = 0 and 5, 2 heads, L = 4, S = 3, E = 6; boolean masks, 2-D and 4-D; causal.
 
-    float64 and float32, by default tolerances. Causal is by our rule, bottom-right. No 3-D inputs, no dropout.
+    float64 and float32, by default tolerances: not by the 0.003 that TF32 is granted there, which one control computes
+    in. Causal is by our rule, bottom-right. No 3-D inputs, no dropout.
     """
     return _compared(subject, _small(), DEFAULT, DEFAULT)
 
@@ -210,9 +209,9 @@ def banded(subject: Subject) -> bool:
 def negative_scale(subject: Subject) -> bool:
     """test_scaled_dot_product_attention_math_with_negative_scale: -10000, q = k = v of 64 by 64.
 
-    The reference is float64 here: that of float32, at such scores, is off by more than the tolerance itself.
+    Of another seed: in that of the others two scores nearly tie, and which one wins rests on float32's roundings.
     """
-    return _compared(subject, _scaled(), DEFAULT, DEFAULT, "float64")
+    return _compared(subject, _scaled(), DEFAULT, DEFAULT)
 
 
 def grouped(subject: Subject) -> bool:
