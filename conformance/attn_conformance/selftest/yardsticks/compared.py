@@ -128,11 +128,11 @@ class Compared:
 
 
 def right_targets() -> list[str]:
-    """All controls, and each twin once."""
+    """All controls by name, whichever was imported first, and each twin once."""
     twins: dict[Any, str] = {}
     for mutant in mutants().values():
         twins.setdefault((id(mutant.twin), mutant.claims), f"twin:{mutant.name}")
-    return [*(f"control:{name}" for name in controls()), *twins.values()]
+    return [*(f"control:{name}" for name in sorted(controls())), *twins.values()]
 
 
 def targets() -> list[str]:
