@@ -97,13 +97,13 @@ def seconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def inserted(text: str, table: str) -> str:
+def inserted(text: str, table: str, begin: str = BEGIN) -> str:
     """A Markdown text with the table between its two marks; ValueError if it has not exactly one such place."""
     found, places = re.subn(
-        f"(?<={re.escape(BEGIN)}).*?(?={re.escape(END)})", lambda _: f"\n{table}\n", text, flags=re.S
+        f"(?<={re.escape(begin)}).*?(?={re.escape(END)})", lambda _: f"\n{table}\n", text, flags=re.S
     )
     if places != 1:
-        raise ValueError(f"{places} places for the table, between {BEGIN.strip()} and {END.strip()}")
+        raise ValueError(f"{places} places for the table, between {begin.strip()} and {END.strip()}")
     return found
 
 
