@@ -178,6 +178,13 @@ def parser() -> argparse.ArgumentParser:
     )
     kills.add_argument("--seed", type=int, default=0, help="the same seed gives the same cases (default 0)")
     kills.add_argument(
+        "--seeds",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="with so many, from --seed on: tells the weakest mutants, and fails for a late one (default 1)",
+    )
+    kills.add_argument(
         "--jobs", type=positive, metavar="N", help="processes at once (default: one for each core)"
     )
     kills.add_argument(

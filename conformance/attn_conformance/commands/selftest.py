@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable
 from concurrent.futures.process import BrokenProcessPool
@@ -19,9 +20,12 @@ from attn_conformance.files import put
 from attn_conformance.loading import TargetError
 from attn_conformance.mutants import BUG_CLASSES, mutants
 from attn_conformance.report.progress import Progress
-from attn_conformance.selftest.kills import Kills, run
+from attn_conformance.selftest.kills import Kill, Kills, run
 from attn_conformance.selftest.page import page
-from attn_conformance.selftest.table import Line, line, lines, number, seconds
+from attn_conformance.selftest.table import Line, line, lines, number, seconds, seeds
+
+WEAKEST = 10
+"""How many mutants are listed that live longest."""
 
 
 def command(options: argparse.Namespace, console: Console, errors: Console) -> int:
@@ -33,6 +37,7 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
         with Progress("selftest kills", quiet=options.quiet, unit="tasks") as progress:
             result = run(
                 seed=options.seed,
+                seeds=options.seeds,
                 full=options.full,
                 only=options.only,
                 jobs=options.jobs or _cores(),
@@ -43,10 +48,16 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
         return 2
     show(result, console, quiet=options.quiet)
     if options.json is not None:
-        put(options.json, json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
+        put(options.json, written(result))
     if options.html is not None:
         put(options.html, page(result, {name: mutant.lie for name, mutant in mutants().items()}))
     return 0 if result.ok else 1
+
+
+def written(result: Kills) -> str:
+    """The file: JSON with an item a line, but for the examples with each seed, which share one."""
+    text = json.dumps(result.to_json(), indent=1, allow_nan=False)
+    return re.sub(r"\[[\s\d,nul]+\]", lambda found: "".join(found[0].split()).replace(",", ", "), text) + "\n"
 
 
 def _cores() -> int:
@@ -64,14 +75,21 @@ def show(result: Kills, console: Console, *, quiet: bool = False) -> None:
         )
         console.print(_table("bug class", by_class, BUG_CLASSES), "")
         console.print(_table("requirement", by_requirement, {}))
-
+    if result.seeds > 1 and not quiet:
+        console.print("", _weakest(result.weakest(WEAKEST), result.seeds))
     listed(
         "Survivors, which the requirement named for them does not reject",
         (
             f"{kill.mutant} ({kill.bug_class}): {kill.requirement}{f': {kill.message}' if kill.message else ''}"
+            f"{f' (with {kill.survived} of {result.seeds} seeds)' if result.seeds > 1 else ''}"
             for kill in result.kills
             if not kill.rejected
         ),
+        console,
+    )
+    listed(
+        f"Late ones, which the median seed does not reject within {result.most_examples} examples",
+        (f"{kill.mutant} ({kill.bug_class}): {kill.requirement}: {kill.median_examples:g}" for kill in result.late),
         console,
     )
     listed(
@@ -92,10 +110,25 @@ def show(result: Kills, console: Console, *, quiet: bool = False) -> None:
     counts = result.counts
     console.print(
         f"\n[{'bold green' if result.ok else 'bold red'}]{counts['rejected']} of {counts['mutants']} mutants rejected, "
-        f"{counts['twins passed']} of {counts['mutants']} twins passed[/] (effort {result.effort}, seed {result.seed}, "
+        f"{counts['twins passed']} of {counts['mutants']} twins passed[/] (effort {result.effort}, {seeds(result)}, "
         f"{'every requirement of their kind' if result.full else 'the requirement named for each'}, "
         f"{result.seconds:.1f} s)"
     )
+
+
+def _weakest(kills: Iterable[Kill], seeds: int) -> Table:
+    grid = Table(show_edge=False, pad_edge=False)
+    for name in ("weakest mutants", "bug class", "requirement"):
+        grid.add_column(name, no_wrap=True)
+    for name in ("median\nexamples", "most\nexamples", f"rejected\nof {seeds}"):
+        grid.add_column(name, justify="right")
+    for kill in kills:
+        most = max((n for n in kill.by_seed if n is not None), default=None)
+        rejected = str(seeds - kill.survived)
+        grid.add_row(
+            kill.mutant, kill.bug_class, kill.requirement, number(kill.median_examples), number(most), rejected
+        )
+    return grid
 
 
 def _table(heading: str, rows: Iterable[Line], meanings: dict[str, str]) -> Table:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from statistics import median
 from typing import Any
 
 from attn_conformance.cases import Case
@@ -16,7 +19,7 @@ from attn_conformance.judge import Failed
 from attn_conformance.mutants import BUG_CLASSES, Mutant, mutants
 from attn_conformance.registry import Check
 from attn_conformance.results import Row
-from attn_conformance.rows import Order, judge
+from attn_conformance.rows import EFFORTS, Order, judge
 from attn_conformance.targets import subject
 from attn_reference import SPEC_VERSION
 from attn_reference.requirements import load_requirements
@@ -27,6 +30,13 @@ SCHEMA = 1
 SIZES = {"batch": "B", "heads": "H", "queries": "T", "keys": "S"}
 """Fields of cases that are sizes, and the specification's symbols for them."""
 
+POWER = 7
+"""A mutant has to die within a seventh of an effort's examples in the median seed: then a bug of its kind that shows in
+half as many cases is still found nearly always."""
+
+PARDON = 100
+"""Of so many seeds, one may let a mutant live."""
+
 Progress = Callable[[str, int, int], None]
 """Called with the target under way, how many tasks are done, and how many there are."""
 
@@ -35,11 +45,12 @@ Progress = Callable[[str, int, int], None]
 class Kill:
     """What came of one mutant.
 
-    requirement: the one that must reject it. examples: of the check that failed, until it did; seconds: how long these
-    took. size: of the shrunk case, as far as it has B, H, T and S; case: all of it, in one line. All these are None for
-    a survivor, of which `message` says why it was not rejected, if more is known than that nothing failed.
-    twin: what the right twin did wrong, None if it passed. wrong_killers: other requirements that fail without being
-    expected to, None if they were not asked.
+    requirement: the one that must reject it, and rejected whether it did, with all seeds but one in PARDON. examples: of
+    the check that failed, until it did; seconds: how long these took. size: of the shrunk case, as far as it has B, H, T
+    and S; case: all of it, in one line. All these are of the first seed with which it was rejected, and None for one
+    that never was, of which `message` says why not, if more is known than that nothing failed.
+    twin: what the right twin did wrong with any seed, None if it passed. wrong_killers: other requirements that fail
+    without being expected to, None if they were not asked. by_seed: the examples with each seed, None where it survived.
     """
 
     mutant: str
@@ -54,27 +65,45 @@ class Kill:
     message: str | None = None
     twin: str | None = None
     wrong_killers: tuple[str, ...] | None = None
+    by_seed: tuple[int | None, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether the requirement rejects the mutant and not its twin."""
         return self.rejected and self.twin is None
 
+    @property
+    def survived(self) -> int:
+        """With how many seeds it was not rejected."""
+        return self.by_seed.count(None)
+
+    @property
+    def median_examples(self) -> float:
+        """Examples until it is rejected, in the median seed; infinitely many where half of them let it live."""
+        return median(math.inf if n is None else n for n in self.by_seed)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` gives the equal record back."""
         killers = None if self.wrong_killers is None else list(self.wrong_killers)
-        return asdict(self) | {"wrong_killers": killers}
+        return asdict(self) | {"wrong_killers": killers, "by_seed": list(self.by_seed)}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Kill:
         """The record that `to_json` wrote; KeyError or TypeError if fields are missing or unknown."""
         killers = data["wrong_killers"]
-        return Kill(**{**data, "wrong_killers": None if killers is None else tuple(killers)})
+        tuples = {
+            "wrong_killers": None if killers is None else tuple(killers),
+            "by_seed": tuple(data.get("by_seed", ())),
+        }
+        return Kill(**{**data, **tuples})
 
 
 @dataclass(frozen=True)
 class Kills:
-    """A self-test: what was asked, where, and what came of every mutant. seconds: of the whole, by so many jobs."""
+    """A self-test: what was asked, where, and what came of every mutant. seconds: of the whole, by so many jobs.
+
+    seed, seeds: the first of so many, each the one after the last.
+    """
 
     seed: int
     full: bool
@@ -85,11 +114,32 @@ class Kills:
     suite: str
     spec: str = SPEC_VERSION
     effort: str = "default"
+    seeds: int = 1
 
     @property
     def ok(self) -> bool:
-        """Whether every mutant is rejected by its requirement, and every twin passes."""
-        return all(kill.ok for kill in self.kills)
+        """Whether every mutant is rejected by its requirement, soon enough, and every twin passes."""
+        return all(kill.ok for kill in self.kills) and not self.late
+
+    @property
+    def most_examples(self) -> int:
+        """Within how many a mutant has to be rejected in the median seed."""
+        return EFFORTS[self.effort] // POWER
+
+    @property
+    def late(self) -> tuple[Kill, ...]:
+        """Mutants that are rejected, yet not within `most_examples`; one seed has no median, and none is then."""
+        if self.seeds == 1:
+            return ()
+        return tuple(kill for kill in self.kills if kill.rejected and kill.median_examples > self.most_examples)
+
+    def weakest(self, count: int) -> list[Kill]:
+        """Those that live longest: by the seeds that they survive, their median and their worst."""
+
+        def life(kill: Kill) -> tuple[float, ...]:
+            return kill.survived, kill.median_examples, max(n or 0 for n in kill.by_seed)
+
+        return sorted(self.kills, key=life, reverse=True)[:count]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -104,7 +154,7 @@ class Kills:
         """The file that `--json` writes."""
         own = {
             name: getattr(self, name)
-            for name in ("suite", "spec", "seed", "effort", "full", "jobs", "seconds")
+            for name in ("suite", "spec", "seed", "seeds", "effort", "full", "jobs", "seconds")
         }
         kills = [kill.to_json() for kill in self.kills]
         environment = dict(self.environment)
@@ -138,6 +188,7 @@ class Task:
 def run(
     *,
     seed: int = 0,
+    seeds: int = 1,
     effort: str = "default",
     full: bool = False,
     only: Iterable[str] = (),
@@ -146,21 +197,24 @@ def run(
 ) -> Kills:
     """Judge the mutants (or those in `only`: names or bug classes) and their twins, by so many processes at once.
 
+    seeds: with so many, from `seed` on; twins are judged with each, too, and cases made smaller with the first alone.
     full: by every requirement of their kind, which tells the wrong killers; else by the one named for the mutant. One
     job is this process. ValueError if `only` names nothing known.
     """
     started = time.perf_counter()
-    duels = _duels(chosen(only), seed, effort, full)
-    tasks = dict.fromkeys(task for duel in duels for task in (*duel.right, *duel.wrong))
+    asked = chosen(only)
+    fights = [_duels(asked, each, effort, full, shrink=each == seed) for each in range(seed, seed + seeds)]
+    tasks = dict.fromkeys(task for duels in fights for duel in duels for task in (*duel.right, *duel.wrong))
     # The longest first, so that no process has one left when the others are done.
-    ordered = sorted(tasks, key=lambda task: -len(task.requirements))
+    ordered = sorted(tasks, key=lambda task: (-len(task.requirements), task.target.startswith("mutant:")))
     rows = _here(ordered, progress) if jobs == 1 else _in_processes(ordered, jobs, progress)
     return Kills(
         seed=seed,
+        seeds=seeds,
         effort=effort,
         full=full,
         jobs=jobs,
-        kills=tuple(_kill(duel, rows, full) for duel in duels),
+        kills=tuple(_kill(duels, rows, full) for duels in zip(*fights, strict=True)),
         environment=environment(subject(ordered[0].target)[0]),
         suite=version("attn-conformance"),
         seconds=round(time.perf_counter() - started, 1),
@@ -208,7 +262,7 @@ class _Duel:
     right: tuple[Task, ...]
 
 
-def _duels(chosen: Iterable[Mutant], seed: int, effort: str, full: bool) -> list[_Duel]:
+def _duels(chosen: Iterable[Mutant], seed: int, effort: str, full: bool, *, shrink: bool) -> list[_Duel]:
     table = load_requirements().values()
     twins: dict[Any, Task] = {}  # many mutants share one, which is judged once by each requirement
     duels = []
@@ -217,12 +271,13 @@ def _duels(chosen: Iterable[Mutant], seed: int, effort: str, full: bool) -> list
         others = [r.id for r in table if full and mutant.kind in r.kinds and not r.planned and r.id != named]
         right = [
             twins.setdefault(
-                (id(mutant.twin), mutant.claims, name), Task(f"twin:{mutant.name}", (name,), seed, effort)
+                (id(mutant.twin), mutant.claims, name),
+                Task(f"twin:{mutant.name}", (name,), seed, effort, shrink),
             )
             for name in (named, *others)
         ]
         target = f"mutant:{mutant.name}"
-        wrong = [Task(target, (named,), seed, effort)]
+        wrong = [Task(target, (named,), seed, effort, shrink)]
         if others:
             wrong.append(Task(target, tuple(others), seed, effort, shrink=False))
         duels.append(_Duel(mutant, tuple(wrong), tuple(right)))
@@ -241,39 +296,48 @@ def _in_processes(tasks: list[Task], jobs: int, progress: Progress) -> dict[Task
     pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=multiprocessing.get_context("spawn"))
     try:
         futures = {pool.submit(judged, task): task for task in tasks}
+        waiting = deque(futures.items())
         for done, finished in enumerate(as_completed(futures), 1):
             finished.result()  # which ends everything if it failed
-            oldest = next((task.target for future, task in futures.items() if not future.done()), "")
-            progress(oldest, done, len(tasks))
+            while waiting and waiting[0][0].done():
+                waiting.popleft()
+            progress(waiting[0][1].target if waiting else "", done, len(tasks))
         return {task: future.result() for future, task in futures.items()}
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _kill(duel: _Duel, rows: Mapping[Task, Mapping[str, Row]], full: bool) -> Kill:
-    mutant = duel.mutant
-    found = {name: row for task in duel.wrong for name, row in rows[task].items()}
-    row = found[mutant.requirement]
+def _kill(duels: Sequence[_Duel], rows: Mapping[Task, Mapping[str, Row]], full: bool) -> Kill:
+    """What came of a mutant with each seed."""
+    mutant = duels[0].mutant
+    found = [{name: row for task in duel.wrong for name, row in rows[task].items()} for duel in duels]
+    mine = [each[mutant.requirement] for each in found]
+    fatal = [row for row in mine if row.status == "failed"]
     expected = {mutant.requirement, *mutant.also_fails}
-    others = tuple(name for name, r in found.items() if r.status == "failed" and name not in expected)
+    others = dict.fromkeys(
+        name for each in found for name, r in each.items() if r.status == "failed" and name not in expected
+    )
+    wrong = (_faults(mutant.requirement, [r for task in duel.right for r in rows[task].values()]) for duel in duels)
     kill = Kill(
         mutant.name,
         mutant.kind,
         mutant.bug_class,
         mutant.requirement,
-        rejected=row.status == "failed",
-        message=None if row.status == "failed" else row.message,
-        twin=_faults(mutant.requirement, [r for task in duel.right for r in rows[task].values()]),
-        wrong_killers=others if full else None,
+        rejected=(len(mine) - len(fatal)) * PARDON <= len(mine) and bool(fatal),
+        message=next((row.message for row in mine if row.status != "failed"), None),
+        twin=next(filter(None, wrong), None),
+        wrong_killers=tuple(others) if full else None,
+        by_seed=tuple(row.examples if row.status == "failed" else None for row in mine),
     )
-    if not kill.rejected:
+    if not fatal:
         return kill
+    first = fatal[0]
     return replace(
         kill,
-        examples=row.examples,
-        seconds=round(row.seconds, 4),
-        size=_size(row.counterexample or {}),
-        case=row.summary,
+        examples=first.examples,
+        seconds=round(first.seconds, 4),
+        size=_size(first.counterexample or {}),
+        case=first.summary,
     )
 
 

@@ -8,7 +8,7 @@ from attn_conformance.mutants import BUG_CLASSES
 from attn_conformance.report.html import rendered
 from attn_conformance.report.views import MARKS, visible
 from attn_conformance.selftest.kills import Kills
-from attn_conformance.selftest.table import lines, number, seconds
+from attn_conformance.selftest.table import lines, number, seconds, seeds
 
 
 def page(result: Kills, lies: Mapping[str, str]) -> str:
@@ -27,4 +27,5 @@ def page(result: Kills, lies: Mapping[str, str]) -> str:
         marks=MARKS,
         number=number,
         seconds=seconds,
+        seeds=seeds(data),
     )

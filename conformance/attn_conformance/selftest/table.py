@@ -25,7 +25,10 @@ BEGIN, END = "<!-- selftest: kills -->\n", "<!-- end -->\n"
 
 @dataclass(frozen=True)
 class Line:
-    """Some mutants together: how many, and what it took to reject those that were rejected (None if none was)."""
+    """Some mutants together: how many, and what it took to reject those that were rejected (None if none was).
+
+    Examples are those with every seed, seconds those with the first.
+    """
 
     name: str
     mutants: int
@@ -43,7 +46,7 @@ class Line:
 def line(name: str, kills: Iterable[Kill]) -> Line:
     """The line of some mutants."""
     kills = list(kills)
-    examples = [kill.examples for kill in kills if kill.examples is not None]
+    examples = [n for kill in kills for n in kill.by_seed or (kill.examples,) if n is not None]
     seconds = [kill.seconds for kill in kills if kill.seconds is not None]
     return Line(
         name,
@@ -81,9 +84,28 @@ def markdown(data: Mapping[str, Any]) -> str:
     return (
         f"{counts['rejected']} of {counts['mutants']} are rejected by the requirement that is named for them, within "
         f"{number(whole.most_examples)} of at most\n{EFFORTS[result.effort]} examples, and for "
-        f"{counts['twins passed']} of them the right twin passes (effort {result.effort}, seed {result.seed}).\n\n"
+        f"{counts['twins passed']} of them the right twin passes (effort {result.effort}, {seeds(result)}).\n"
+        + _of_seeds(result)
+        + "\n"
         + "\n".join(rows)
         + "\n"
+    )
+
+
+def seeds(result: Kills) -> str:
+    """The seed or seeds of a self-test, in words."""
+    return f"seed {result.seed}" + (f" to {result.seed + result.seeds - 1}" if result.seeds > 1 else "")
+
+
+def _of_seeds(result: Kills) -> str:
+    """A sentence about the weakest mutant in the median seed, and about those that live; none for a single seed."""
+    if result.seeds == 1:
+        return ""
+    latest = max(kill.median_examples for kill in result.kills)
+    lives = sum(kill.survived for kill in result.kills)
+    return (
+        f"In the median seed each dies within {number(latest)}; of {len(result.kills) * result.seeds} trials, "
+        f"{lives or 'none'} let one live.\n"
     )
 
 
