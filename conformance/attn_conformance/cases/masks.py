@@ -129,7 +129,7 @@ def _fine(rng: np.random.Generator, i: Array, j: Array, keys: int) -> Array:
 
 def _row_constant(rng: np.random.Generator, i: Array, j: Array, keys: int) -> Array:
     return np.broadcast_to(
-        rng.standard_normal((i.size, 1)) * 10 ** rng.uniform(0, 2), (i.size, j.size)
+        rng.standard_normal((i.size, 1)) * 10 ** rng.uniform(0, 2.5), (i.size, j.size)
     ).copy()
 
 

@@ -72,8 +72,9 @@ def _negative(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str
 
 
 def _deep(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str) -> Triple:
-    """All logits between -1.5e4 and -1e5: below every finite fill in common use."""
-    q, k = _with_common_logit(q, k, -rng.uniform(1.5e4, _deepest(dtype)))
+    """All logits between -1.5e4 and -1e5, half of them near the end: below every finite fill in common use."""
+    deepest = _deepest(dtype)
+    q, k = _with_common_logit(q, k, -rng.uniform(1.5e4 if rng.random() < 0.5 else 0.9 * deepest, deepest))
     return q, k, v
 
 
@@ -84,9 +85,13 @@ def _deepest(dtype: str) -> float:
 def _huge(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str) -> Triple:
     """Scaled logits from 100 up to the dtype's limit: exp overflows unless the maximum is subtracted."""
     size = max(q.shape[-1], 1)
-    # Half of the draws stay below 1e5, where the order of the logits is still resolved exactly enough to judge.
-    top = np.log10(min(LARGEST_LOGIT[dtype], 1e5) if rng.random() < 0.5 else LARGEST_LOGIT[dtype])
-    logit = 10 ** rng.uniform(2, top)
+    # Half of the draws stay below 1e5, where the order of the logits is still resolved exactly enough to judge. The
+    # others go up to the limit; in float16, where the two are the same, they lie near it: products beyond 65504 count.
+    limit = LARGEST_LOGIT[dtype]
+    if rng.random() < 0.5:
+        logit = 10 ** rng.uniform(2, np.log10(min(limit, 1e5)))
+    else:
+        logit = limit * rng.uniform(0.5, 1) if limit < 1e5 else 10 ** rng.uniform(2, np.log10(limit))
     magnitude = np.sqrt(logit / np.sqrt(size))
     return np.sign(q) * magnitude, np.sign(k) * magnitude, v
 

@@ -12,7 +12,7 @@ from attn_conformance import expect
 from attn_conformance.cases import KernelCase, build
 from attn_conformance.registry import check
 from attn_conformance.scope import Scope
-from attn_conformance.strategies import ORDINARY, kernel_cases, sizes
+from attn_conformance.strategies import ORDINARY, kernel_cases, sizes, weighted
 from attn_conformance.subject import Subject
 from attn_reference import Problem
 
@@ -73,7 +73,7 @@ def _around_tiles(scope: Scope) -> SearchStrategy[KernelCase]:
         head_size=sizes.one(64),
         families=even,
     )
-    return st.one_of(many_keys, many_of_both, many_of_both, much_work)
+    return weighted((1, many_keys), (2, many_of_both), (1, much_work))
 
 
 def _last_key_lost(problem: Problem) -> Problem:

@@ -41,7 +41,7 @@ def _hiding(scope: Scope) -> SearchStrategy[KernelCase]:
     if not scope.has("cross"):
         return usual
     long = masks(dtypes=("bool",), structures=("random", "padding-right", "padding-left"))
-    return weighted((12, usual), (1, counted_keys(scope, LONG_AND_CHEAP, mask=long)))
+    return weighted((8, usual), (1, counted_keys(scope, LONG_AND_CHEAP, mask=long)))
 
 
 @check("MASK-1", cases=_hiding)
@@ -129,12 +129,13 @@ def _poisoned(scope: Scope) -> SearchStrategy[KernelCase]:
     poisons = st.sampled_from(("both", "values", "keys"))
     keywise = masks(dtypes=kinds(scope), structures=KEYWISE)
     anywhere = masks(dtypes=kinds(scope), structures=("random", "single-key", "band"))
-    return st.one_of(
-        kernel_cases(scope, mask=keywise, poison=poisons),
+    either = st.one_of(keywise, anywhere)
+    return weighted(
+        (2, kernel_cases(scope, mask=keywise, poison=poisons)),
         # Forbidden logits near the visible ones while all of them lie below any finite fill.
-        kernel_cases(scope, mask=st.one_of(keywise, anywhere), families=("deep",)),
+        (1, kernel_cases(scope, mask=either, families=("deep",))),
         # Forbidden logits more than 100 above the visible ones.
-        kernel_cases(scope, mask=st.one_of(keywise, anywhere), families=("growing", "falling", "large")),
+        (1, kernel_cases(scope, mask=either, families=("growing", "falling", "large"))),
     )
 
 
@@ -146,7 +147,7 @@ def forbidden_keys_have_no_influence(subject: Subject, case: KernelCase) -> bool
 
 
 def _neutral(scope: Scope) -> SearchStrategy[KernelCase]:
-    mask = masks(dtypes=kinds(scope), structures=("all",), biases=("none", "row-constant"),
+    mask = masks(dtypes=kinds(scope), structures=("all",), biases=("none", "row-constant", "row-constant"),
                  axes=st.sampled_from(("bhts", "ts", "11ts", "b1ts")))  # fmt: skip
     return kernel_cases(scope, mask=mask)
 

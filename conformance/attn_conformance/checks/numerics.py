@@ -95,13 +95,14 @@ def large_logits_do_not_overflow(subject: Subject, case: KernelCase) -> bool:
 
 
 def _extreme(scope: Scope) -> SearchStrategy[KernelCase]:
-    families = ("negative", "growing", "falling", "dominant", "heavy", "even", "deep", "tied")
+    families = ("negative", "growing", "falling", "dominant", "heavy", "even", "deep", "deep", "tied",
+                "uneven-heads")  # fmt: skip
     plain = kernel_cases(scope, families=families)
     dtypes = tuple(kind for kind in kinds(scope) if kind != "bool")
     if not dtypes:
         return plain
     low = masks(dtypes=dtypes, structures=("all", "padding-right"), biases=("below-10000",))
-    return st.one_of(plain, plain, kernel_cases(scope, mask=low, families=("normal", "large", "probe")))
+    return weighted((2, plain), (1, kernel_cases(scope, mask=low, families=("normal", "large", "probe"))))
 
 
 @check("NUM-3", cases=_extreme)

@@ -19,7 +19,7 @@ from attn_conformance.judge import Answer, Evidence, Failed, compare, moves
 from attn_conformance.process_state import changes, keeping_threads
 from attn_conformance.registry import SOME, check
 from attn_conformance.scope import Scope
-from attn_conformance.strategies import CAUSAL, ORDINARY, kernel_cases, kinds, masks, sizes
+from attn_conformance.strategies import CAUSAL, ORDINARY, PARTIAL, kernel_cases, kinds, masks, sizes, weighted
 from attn_conformance.subject import Raised, Subject
 from attn_reference import Problem
 
@@ -29,15 +29,15 @@ PATIENCE = 0.1
 """Seconds for a thread that a call has left running: far more than it would take to write to the result."""
 
 
-def _maybe_masked(scope: Scope, **options: Any) -> SearchStrategy[KernelCase]:
+def _maybe_masked(
+    scope: Scope, structures: tuple[str, ...] = PARTIAL, **options: Any
+) -> SearchStrategy[KernelCase]:
     plain = kernel_cases(scope, **options)
     dtypes = kinds(scope)
     if not dtypes:
         return plain
-    masked = kernel_cases(
-        scope, mask=masks(dtypes=dtypes, biases=("none", "noise"), planes="each"), **options
-    )
-    return st.one_of(plain, masked)
+    mask = masks(dtypes=dtypes, structures=structures, biases=("none", "noise"), planes="each")
+    return st.one_of(plain, kernel_cases(scope, mask=mask, **options))
 
 
 @check("PURE-1", cases=lambda scope: _maybe_masked(scope, grad=st.sampled_from(scope.grad_modes)))
@@ -119,12 +119,14 @@ def _of(answer: Answer, index: Array, axis: int = 0) -> Answer:
 
 
 FAMILIES_APART = (*ORDINARY, "uneven-batch", "uneven-batch", "uneven-heads")
+UNEQUAL = (*PARTIAL, *["first-shortest"] * 3)
+"""Structures of masks: what is taken from the first element to serve all shows where that one is short."""
 
 
 @check(
     "PURE-3",
     cases=lambda scope: _maybe_masked(
-        scope, batch=st.integers(2, 9), queries=sizes.short_lengths, families=FAMILIES_APART
+        scope, UNEQUAL, batch=st.integers(2, 9), queries=sizes.short_lengths, families=FAMILIES_APART
     ),
 )
 def batch_elements_do_not_meet(subject: Subject, case: KernelCase) -> bool:
@@ -184,7 +186,13 @@ def _laid_out(scope: Scope) -> SearchStrategy[KernelCase]:
         "laid_out": st.sampled_from(("qkv", "q", "k", "v")),
         "head_size": st.one_of(sizes.head_sizes, st.integers(1, 9)),
     }
-    return _maybe_masked(scope, **options)
+    usual = _maybe_masked(scope, **options)
+    if "expanded" not in other or not {"cross", "qkv"}.intersection(scope.windows):
+        return usual
+    # One xa for several x, as for the beams of a search: expanded over the batch.
+    beams = replace(scope, windows=tuple(w for w in scope.windows if w in ("cross", "qkv")))
+    shared = options | {"layout": st.just("expanded"), "laid_out": st.sampled_from(("qkv", "k", "v"))}
+    return weighted((4, usual), (1, _maybe_masked(beams, **shared)))
 
 
 @check("PURE-5", cases=_laid_out)
@@ -221,26 +229,32 @@ def _with_history(draw: DrawFn, scope: Scope) -> KernelCase:
         planes="each",
         empty_rows=True,
     )
-    options = [kernel_cases(scope, queries=sizes.short_lengths)]
+    options = [(1, kernel_cases(scope, queries=sizes.short_lengths))]
     if scope.has("causal"):
-        options += [kernel_cases(scope, square=True, causal=CAUSAL, queries=st.integers(2, 24))] * 2
+        options.append((2, kernel_cases(scope, square=True, causal=CAUSAL, queries=st.integers(2, 24))))
     if dtypes:
-        options.append(kernel_cases(scope, queries=sizes.short_lengths, mask=mask))
-    last: KernelCase = draw(st.one_of(*options), label="last")
+        options.append((2, kernel_cases(scope, queries=sizes.short_lengths, mask=mask)))
+    last: KernelCase = draw(weighted(*options), label="last")
     respects = ["values", "length"]
     if not scope.claims.head_sizes:
         # Calls whose H * D agree while H does not: what is remembered by the product alone is wrong.
         last = replace(last, heads=2, kv_heads=2, head_size=8, value_size=8) if draw(st.booleans()) else last
         respects += ["heads"] * 2
     if len(scope.claims.dtypes) > 1:
-        respects += ["dtype"]
+        respects += ["dtype"] * 2
     if dtypes:
         respects += ["mask", "rejected"]
+        # What a call without a mask may have kept of one with it, and what a rejected one may have switched off.
+        respects += [] if last.causal else ["mask"] * 4 if last.mask is None else ["rejected"] * 4
+    if last.causal:
+        respects += ["length"] * 6
     before = []
     for respect in draw(st.lists(st.sampled_from(respects), min_size=1, max_size=3), label="respects"):
         earlier = replace(last, seed=draw(sizes.seeds, label="seed"))
         if respect == "length":
-            queries = draw(st.integers(1, 24), label="queries")
+            # A single token and a shorter call: what is built for them has no room for the last one.
+            lengths = st.one_of(st.integers(1, 24), st.just(1), st.integers(1, last.queries))
+            queries = draw(lengths, label="queries")
             keys = queries if last.queries == last.keys else draw(st.integers(1, 24), label="keys")
             earlier = replace(earlier, queries=queries, keys=keys)
         elif respect == "heads":
@@ -249,7 +263,8 @@ def _with_history(draw: DrawFn, scope: Scope) -> KernelCase:
             size = max(width // heads, 1)
             earlier = replace(earlier, heads=heads, kv_heads=heads, head_size=size, value_size=size)
         elif respect == "dtype":
-            earlier = replace(earlier, dtype=draw(st.sampled_from(scope.claims.dtypes), label="dtype"))
+            others = [dtype for dtype in scope.claims.dtypes if dtype != last.dtype]
+            earlier = replace(earlier, dtype=draw(st.sampled_from(others), label="dtype"))
         elif respect == "mask":
             earlier = replace(earlier, causal=False, mask=draw(mask, label="mask"))
         elif respect == "rejected":

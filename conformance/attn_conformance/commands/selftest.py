@@ -89,7 +89,10 @@ def show(result: Kills, console: Console, *, quiet: bool = False) -> None:
     )
     listed(
         f"Late ones, which the median seed does not reject within {result.most_examples} examples",
-        (f"{kill.mutant} ({kill.bug_class}): {kill.requirement}: {kill.median_examples:g}" for kill in result.late),
+        (
+            f"{kill.mutant} ({kill.bug_class}): {kill.requirement}: {kill.median_examples:g}"
+            for kill in result.late
+        ),
         console,
     )
     listed(
@@ -126,7 +129,12 @@ def _weakest(kills: Iterable[Kill], seeds: int) -> Table:
         most = max((n for n in kill.by_seed if n is not None), default=None)
         rejected = str(seeds - kill.survived)
         grid.add_row(
-            kill.mutant, kill.bug_class, kill.requirement, number(kill.median_examples), number(most), rejected
+            kill.mutant,
+            kill.bug_class,
+            kill.requirement,
+            number(kill.median_examples),
+            number(most),
+            rejected,
         )
     return grid
 

@@ -18,6 +18,9 @@ Array = NDArray[Any]
 NEVER = -np.inf
 """The logit of a forbidden key."""
 
+BLOCK = 64
+"""Queries at a time: with T = S = 4096 a few blocks of scores are far below a quarter of all scores."""
+
 LOWER: dict[str, Any] = {
     "float64": np.float32,
     "float32": np.float16,
@@ -39,6 +42,24 @@ def attention(
     """Softmax attention. Boolean masks: True = may attend; floating ones are added; causal: bottom-right."""
     logits = hide_future(masked(scores(q, k, scale), mask), is_causal)
     return product(softmax(logits), v, q.dtype)
+
+
+@quiet
+def attention_in_blocks(
+    q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
+) -> Array:
+    """The same, a block of queries at a time, so that no (T, S) buffer is held."""
+    T, S = q.shape[2], k.shape[2]
+    if T <= BLOCK:
+        return attention(q, k, v, mask, is_causal)
+    blocks = []
+    for first in range(0, T, BLOCK):
+        last = min(first + BLOCK, T)
+        rows = mask if mask is None or mask.shape[-2] == 1 else mask[..., first:last, :]
+        # Bottom-right, as for the last queries of fewer keys.
+        seen = max(0, last + S - T) if is_causal else S
+        blocks.append(attention(q[:, :, first:last], k[:, :, :seen], v[:, :, :seen], rows, is_causal))
+    return np.concatenate(blocks, 2)
 
 
 def scores(q: Array, k: Array, scale: float | None = None) -> Array:

@@ -38,6 +38,25 @@ def dropout_always_on(
 
 
 @mutant(
+    "dropout-of-nothing-draws",
+    requirement="PURE-2",
+    bug_class="DROPOUT",
+    seen_in=(
+        "https://github.com/huggingface/transformers/pull/44202",
+        "https://github.com/pytorch/pytorch/pull/175274",
+    ),
+    twin=attention,
+)
+def dropout_of_nothing_draws(
+    q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
+) -> Array:
+    """The result is right: dropout at the rate 0 keeps all weights, and has drawn a number for each of them."""
+    weights = softmax(seen_logits(q, k, mask, is_causal))
+    kept = np.random.random(weights.shape) >= 0  # noqa: NPY002  # the lie itself
+    return product(np.where(kept, weights, 0), v, q.dtype)
+
+
+@mutant(
     "global-generator-reseeded",
     requirement="PURE-2",
     bug_class="STATE",

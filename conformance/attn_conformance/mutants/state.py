@@ -109,7 +109,7 @@ def result_written_over_the_query(
 @mutant(
     "triangle-of-the-first-length",
     requirement="PURE-6",
-    bug_class="STATE",
+    bug_class="COMPILE",
     seen_in=(
         "https://github.com/pytorch/pytorch/issues/115262",
         "https://github.com/pytorch/pytorch/issues/148545",
@@ -236,7 +236,7 @@ def output_buffer_recycled(
 @mutant(
     "dtype-of-the-first-call",
     requirement="PURE-6",
-    bug_class="STATE",
+    bug_class="COMPILE",
     seen_in=("https://github.com/tenstorrent/tt-metal/issues/10209",),
     twin=attention,
     remembers=True,
@@ -249,6 +249,22 @@ def dtype_of_the_first_call(
     if built.itemsize < q.dtype.itemsize:
         q, k, v = (x.astype(built).astype(x.dtype) for x in (q, k, v))
     return attention(q, k, v, mask, is_causal)
+
+
+@mutant(
+    "causal-flag-of-the-first-call",
+    requirement="PURE-6",
+    bug_class="COMPILE",
+    seen_in=("https://github.com/pytorch/pytorch/issues/115262",),
+    twin=attention,
+    remembers=True,
+)
+def causal_flag_of_the_first_call(
+    memory: dict[str, bool], q: Array, k: Array, v: Array, mask: Array | None, is_causal: bool
+) -> Array:
+    """is_causal is read while the kernel is built, in the first call: later ones without a mask go by that."""
+    built = memory.setdefault("causal", is_causal)
+    return attention(q, k, v, mask, built if mask is None else is_causal)
 
 
 @mutant(

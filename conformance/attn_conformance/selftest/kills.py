@@ -45,12 +45,12 @@ Progress = Callable[[str, int, int], None]
 class Kill:
     """What came of one mutant.
 
-    requirement: the one that must reject it, and rejected whether it did, with all seeds but one in PARDON. examples: of
-    the check that failed, until it did; seconds: how long these took. size: of the shrunk case, as far as it has B, H, T
-    and S; case: all of it, in one line. All these are of the first seed with which it was rejected, and None for one
-    that never was, of which `message` says why not, if more is known than that nothing failed.
-    twin: what the right twin did wrong with any seed, None if it passed. wrong_killers: other requirements that fail
-    without being expected to, None if they were not asked. by_seed: the examples with each seed, None where it survived.
+    requirement: the one that must reject it. rejected: whether it did with each seed, or all but one in PARDON.
+    examples: of the check that failed, until it did; seconds: how long these took. size: of the shrunk case, as far as
+    it has B, H, T and S; case: all of it, in one line. All these are of the first seed that rejected it, and None if
+    none did. message: why it was not rejected, if more is known than that nothing failed. twin: what the right twin did
+    wrong with any seed, None if it passed. wrong_killers: other requirements that fail without being expected to, None
+    if they were not asked. by_seed: the examples with each seed, None where it survived.
     """
 
     mutant: str
@@ -131,7 +131,9 @@ class Kills:
         """Mutants that are rejected, yet not within `most_examples`; one seed has no median, and none is then."""
         if self.seeds == 1:
             return ()
-        return tuple(kill for kill in self.kills if kill.rejected and kill.median_examples > self.most_examples)
+        return tuple(
+            kill for kill in self.kills if kill.rejected and kill.median_examples > self.most_examples
+        )
 
     def weakest(self, count: int) -> list[Kill]:
         """Those that live longest: by the seeds that they survive, their median and their worst."""
@@ -317,7 +319,9 @@ def _kill(duels: Sequence[_Duel], rows: Mapping[Task, Mapping[str, Row]], full: 
     others = dict.fromkeys(
         name for each in found for name, r in each.items() if r.status == "failed" and name not in expected
     )
-    wrong = (_faults(mutant.requirement, [r for task in duel.right for r in rows[task].values()]) for duel in duels)
+    wrong = (
+        _faults(mutant.requirement, [r for task in duel.right for r in rows[task].values()]) for duel in duels
+    )
     kill = Kill(
         mutant.name,
         mutant.kind,

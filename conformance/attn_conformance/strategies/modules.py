@@ -12,6 +12,7 @@ from attn_conformance.faults import named
 from attn_conformance.scope import Scope
 from attn_conformance.strategies import sizes
 from attn_conformance.strategies.kernels import kernel_cases, simplest_first
+from attn_conformance.strategies.weights import weighted
 
 HEADS_AND_SIZES = st.sampled_from(
     ((2, 4), (1, 8), (2, 8), (3, 5), (4, 4), (1, 1), (5, 1), (2, 16), (6, 6), (4, 16), (7, 3), (8, 8), (9, 2))
@@ -80,5 +81,8 @@ def faulty(scope: Scope, prefix: str) -> SearchStrategy[KernelCase]:
         names = named(prefix, window, unsafe=window != "kernel" or scope.has("validates"))
         if names:
             here = replace(scope, windows=(window,))
-            options.append(kernel_cases(here, fault=st.sampled_from(names), queries=sizes.short_lengths))
-    return st.one_of(*options)
+            cases = kernel_cases(here, fault=st.sampled_from(names), queries=sizes.short_lengths)
+            options.append(
+                (1 + len(names) // 4, cases)
+            )  # a window with more of them has more of the examples
+    return weighted(*options)

@@ -167,6 +167,22 @@ class CacheGrowsTwice(_Measured):
 
 
 @module_mutant(
+    "values-of-xa-projected-again",
+    requirement="CACHE-8",
+    bug_class="PERF",
+    seen_in=("https://github.com/openai/whisper/commit/9f70a352f9f8630ab3aa0d06af5cb9532bd8c21d",),
+)
+class ValuesOfXaProjectedAgain(Plain):
+    """Keys are looked up first and values with a default that is computed: half of xa's projections are still made."""
+
+    def keys_and_values(self, x: Array, xa: Array | None, kv_cache: Cache) -> Pair:
+        if xa is None or kv_cache is None or self.key not in kv_cache:
+            return super().keys_and_values(x, xa, kv_cache)
+        self.check_forward(x, xa, None, kv_cache)
+        return kv_cache[self.key], kv_cache.get(self.value, self.value(xa))
+
+
+@module_mutant(
     "xa-projected-and-thrown-away",
     requirement="CACHE-8",
     bug_class="PERF",

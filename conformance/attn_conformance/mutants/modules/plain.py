@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from attn_conformance.mutants import quiet
-from attn_conformance.mutants.plain import Array, attention, widen
+from attn_conformance.mutants.plain import Array, attention_in_blocks, widen
 from attn_reference.errors import (
     cached_entries,
     check_forward_call,
@@ -24,9 +24,6 @@ from attn_reference.errors import (
 Cache: TypeAlias = MutableMapping[Any, Any] | None
 Pair: TypeAlias = tuple[Array, Array]
 """Keys and values, each (B, S, n_state)."""
-
-BLOCK = 64
-"""Queries at a time: with T = S = 4096 a few blocks of scores are far below a quarter of all scores."""
 
 
 class Projection:
@@ -157,15 +154,4 @@ class Plain:
 
     def core(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
         """Attention on split heads; a block of queries at a time, so that no (T, S) buffer is held."""
-        T, S = q.shape[2], k.shape[2]
-        if T <= BLOCK:
-            return attention(q, k, v, mask, self.causal)
-        blocks = []
-        for first in range(0, T, BLOCK):
-            last = min(first + BLOCK, T)
-            rows = mask if mask is None or mask.shape[-2] == 1 else mask[..., first:last, :]
-            seen = (
-                max(0, last + S - T) if self.causal else S
-            )  # bottom-right, as for the last queries of fewer keys
-            blocks.append(attention(q[:, :, first:last], k[:, :, :seen], v[:, :, :seen], rows, self.causal))
-        return np.concatenate(blocks, 2)
+        return attention_in_blocks(q, k, v, mask, self.causal)

@@ -11,7 +11,7 @@ import numpy as np
 
 from attn_conformance.mutants import neighbours, quiet, randomness, state
 from attn_conformance.mutants.modules import Array, Cache, Pair, Plain, SharedMemory, module_mutant
-from attn_conformance.mutants.plain import attention, widen
+from attn_conformance.mutants.plain import attention, product, seen_logits, softmax, widen
 
 # --- the same call again
 
@@ -30,6 +30,24 @@ class DropoutAlwaysOnInTheModule(Plain):
 
     def core(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
         return randomness.dropout_always_on(q, k, v, mask, self.causal)
+
+
+@module_mutant(
+    "dropout-of-a-fixed-seed",
+    requirement="EQ-3",
+    bug_class="DROPOUT",
+    seen_in=(
+        "https://github.com/facebookresearch/vjepa2/pull/160",
+        "https://github.com/NVIDIA/TransformerEngine/pull/227",
+    ),
+)
+class DropoutOfAFixedSeed(Plain):
+    """A tenth of the weights is dropped without training, the same ones in every call, which hides it from reruns."""
+
+    def core(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+        weights = softmax(seen_logits(q, k, mask, self.causal))
+        kept = np.random.default_rng(0).random(weights.shape) >= 0.1
+        return product(np.where(kept, weights / weights.dtype.type(0.9), 0), v, q.dtype)
 
 
 @module_mutant(
@@ -125,6 +143,24 @@ class TriangleOfTheFirstLengthInTheModule(Plain):
 
     def core(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
         return state.triangle_of_the_first_length(self.memory, q, k, v, mask, self.causal)
+
+
+@module_mutant(
+    "causality-decided-by-the-first-length",
+    requirement="PURE-6",
+    bug_class="COMPILE",
+    seen_in=("https://github.com/pytorch/pytorch/issues/115262",),
+    also_fails={"CACHE-2": "a first chunk of one token decides for the others"},
+)
+class CausalityDecidedByTheFirstLength(Plain):
+    """A single query needs no triangle, and the first call decides for all: after one of T = 1 nothing is causal."""
+
+    needed: bool | None = None
+
+    def core(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+        if self.needed is None:
+            self.needed = q.shape[2] > 1
+        return attention(q, k, v, mask, self.causal and self.needed)
 
 
 @module_mutant(
