@@ -716,6 +716,9 @@ def what_came_before(w: World) -> None:
     w.build(causal=True)
     for T in (2, 9, 5):
         w.forward(w.tokens(T))
+    w.build("one token first", causal=True)
+    for T in (1, 5):
+        w.forward(w.tokens(T), module="one token first")
     w.build("m")
     for heads in (1, 6, 4):
         w.build(f"{heads}", heads=heads)

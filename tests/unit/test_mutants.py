@@ -7,6 +7,7 @@ such calls by itself; this file only says that mutants are wrong, and that what 
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -177,6 +178,11 @@ def tile_edges(rng: np.random.Generator, dtype: Any) -> list[Call]:
         Call(*qkv(rng, dtype, B=1, H=2, T=3, S=200, size=8)),
         Call(*qkv(rng, dtype, B=2, H=4, T=80, S=4, D=64)),
     ]
+
+
+@script
+def causal_after_another(rng: np.random.Generator, dtype: Any) -> list[Call]:
+    return [Call(*qkv(rng, dtype, T=5, S=5), is_causal=flag) for flag in (False, True)]
 
 
 @script
@@ -479,8 +485,11 @@ def scripts(claims: Claims) -> Iterator[tuple[str, str]]:
 
 
 def shown_elsewhere(mutant: Mutant) -> bool:
-    """What no single element shows is in test_bias.py; what takes thousands of keys, in test_lengths.py."""
-    return mutant.requirement == "NUM-5" or mutant.target.__module__.endswith(".lengths")
+    """What no single element shows is in test_bias.py; what takes thousands of keys, in test_lengths.py.
+
+    What is held in memory is measured here, apart from the scripts.
+    """
+    return mutant.requirement in ("NUM-5", "MEM-1") or mutant.target.__module__.endswith(".lengths")
 
 
 @pytest.mark.parametrize("name", [name for name, m in MUTANTS.items() if not shown_elsewhere(m)])
@@ -490,6 +499,19 @@ def test_the_mutant_is_wrong_somewhere(name: str) -> None:
         if judge(mutant.target, mutant.claims, script_name, dtype).faults:
             return
     pytest.fail(f"{name} passes every script")
+
+
+@pytest.mark.parametrize("name", [name for name, m in MUTANTS.items() if m.requirement == "MEM-1"])
+def test_the_mutant_holds_an_element_for_each_score_and_its_twin_does_not(name: str) -> None:
+    arrays = qkv(np.random.default_rng(0), DTYPES["float32"], B=1, H=1, T=1500, S=1500, D=8)
+    held = {}
+    for kernel in (MUTANTS[name].target, MUTANTS[name].twin):
+        tracemalloc.start()
+        kernel(*arrays, None, True)
+        held[kernel] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    scores = 1500 * 1500 * 4
+    assert held[MUTANTS[name].target] > scores > 4 * held[MUTANTS[name].twin]
 
 
 TWINS = {

@@ -1,0 +1,58 @@
+"""What the wrong implementations are about: every bug class, must-requirement and kind of trouble, more than once."""
+
+from collections import Counter
+
+import pytest
+
+from attn_conformance.controls import controls
+from attn_conformance.mutants import BUG_CLASSES, mutants
+from attn_reference.requirements import load_requirements
+
+MUTANTS = mutants()
+TABLE = load_requirements()
+KILLED = Counter(mutant.requirement for mutant in MUTANTS.values())
+CLASSES = Counter(mutant.bug_class for mutant in MUTANTS.values())
+
+
+@pytest.mark.parametrize("name", sorted(BUG_CLASSES))
+def test_every_bug_class_has_four_mutants(name):
+    assert CLASSES[name] >= 4
+
+
+@pytest.mark.parametrize("name", sorted(r.id for r in TABLE.values() if r.level == "must" and not r.planned))
+def test_every_must_has_two_mutants(name):
+    assert KILLED[name] >= 2
+
+
+KINDS_OF_TROUBLE = {
+    "forward": ("EQ-1", "EQ-2", "EQ-3", "EQ-5", "EQ-6"),
+    "backward": ("GRAD-1", "GRAD-2", "GRAD-3", "GRAD-5"),
+    "cache": ("CACHE-2", "CACHE-3", "CACHE-4", "CACHE-5"),
+    "state": ("PURE-2", "PURE-6"),
+    "error contract": ("CTOR-1", "MASK-9", "CAUSAL-4", "CAUSAL-5", "ERR-1", "ERR-2", "ERR-3"),
+    "grouped heads": ("KERN-1",),
+    "buffers of T x S": ("MEM-1",),
+    "work and length of a cache": ("CACHE-8",),
+}
+
+
+@pytest.mark.parametrize("requirement", [name for names in KINDS_OF_TROUBLE.values() for name in names])
+def test_every_kind_of_trouble_has_two_mutants(requirement):
+    assert KILLED[requirement] >= 2
+
+
+def test_a_buffer_of_all_scores_is_held_by_kernels_and_by_modules():
+    assert {mutant.kind for mutant in MUTANTS.values() if mutant.requirement == "MEM-1"} == {
+        "kernel",
+        "module",
+    }
+
+
+def test_the_projections_of_xa_are_made_again_in_whole_and_in_part():
+    assert {"xa-projected-and-thrown-away", "values-of-xa-projected-again"} <= MUTANTS.keys()
+
+
+def test_there_are_many_controls_of_both_kinds():
+    assert len(controls()) >= 24
+    assert len(controls("kernel")) >= 8
+    assert len(controls("module")) >= 8
