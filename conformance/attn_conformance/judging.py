@@ -121,7 +121,8 @@ class Here:
     def judge(self, order: Order) -> Judged:
         """Judge one requirement."""
         found = judged(order, self.subject, self.refused)
-        if not self.explain or found.row.status != "failed" or found.row.counterexample is None:
+        explain = self.explain and order.shrink
+        if not explain or found.row.status != "failed" or found.row.counterexample is None:
             return found
         return replace(found, row=explained(found.row, self.subject, self.execute))
 

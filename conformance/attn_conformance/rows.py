@@ -50,7 +50,7 @@ class Order:
     """A row to be judged: which requirement, and with which cases.
 
     stored: counterexamples of earlier runs, which come first. replay: whether they alone are asked. shrink: whether a
-    failing case is made smaller.
+    failing case is made smaller. examples: how many, where the effort does not say it.
     """
 
     requirement: str
@@ -59,6 +59,11 @@ class Order:
     stored: tuple[Stored, ...] = ()
     replay: bool = False
     shrink: bool = True
+    examples: int | None = None
+
+    def glance(self, examples: int) -> Order:
+        """The same with so few examples, to see whether something fails."""
+        return replace(self, examples=examples, shrink=False)
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,7 @@ def _explored(
     requirement: Requirement, subject: Subject, order: Order, refused: Mapping[str, str], watch: Watch
 ) -> tuple[Row, Counter[str]]:
     """The row of a requirement from drawn cases, and how often each event occurred."""
-    examples = EFFORTS[order.effort]
+    examples = EFFORTS[order.effort] if order.examples is None else order.examples
     started = time.perf_counter()
     level = level_for(requirement, subject.kind, subject.claims.features)
     row = Row(requirement.id, level, "skipped")

@@ -7,7 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -33,10 +35,14 @@ from attn_conformance.stored import counterexamples
 from attn_conformance.subject import Subject
 from attn_conformance.targets import Narrowing, subject
 from attn_reference import SPEC_VERSION
-from attn_reference.requirements import Requirement, load_requirements
+from attn_reference.requirements import Level, Requirement, load_requirements
 
 Progress = Callable[[str, int, int], None]
 """Called with a requirement id, how many rows are done, and how many there are."""
+
+LOOKS = (6, 30)
+"""Examples of each must at a first and a second look, where the first failure ends a run: half of our mutants fail
+within two, and what would be asked late is not kept waiting for the whole of what comes before."""
 
 
 def run(
@@ -165,7 +171,10 @@ class _Run:
         orders = [self._order(name) for name in mine]
         self.total = len(orders)
         try:
-            self._ask(orders, jobs)
+            if self.fail_fast and self.replayed is None:
+                for examples in LOOKS:
+                    self._ask(orders, jobs, partial(self._look, examples))
+            self._ask(orders, jobs, self._judge)
         except KeyboardInterrupt:
             why |= dict.fromkeys(set(mine) - self.judged.keys(), INTERRUPTED)
         rows, events = self._rows(why)
@@ -193,21 +202,30 @@ class _Run:
         stored = () if self.shelf is None else self.shelf.cases(name)
         return Order(name, self.effort, self.seed, stored)
 
-    def _ask(self, orders: list[Order], jobs: int) -> None:
+    def _ask(self, orders: list[Order], jobs: int, how: Callable[[Order], None]) -> None:
         if jobs == 1:
             for order in orders:
-                self._judge(order)
+                how(order)
             return
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                list(pool.map(self._judge, orders))
+                list(pool.map(how, orders))
             except KeyboardInterrupt:
                 self.stop.set()
                 self.judging.close()  # which ends what is under way, with GivenUp
                 raise
 
+    def _look(self, examples: int, order: Order) -> None:
+        """Judge a must now, before all that comes earlier, if a few examples show that it fails."""
+        if self.stop.is_set() or self._level(order.requirement) != "must":
+            return
+        self.progress(order.requirement, len(self.judged), self.total)
+        with suppress(GivenUp):
+            if self._ends(self.judging.judge(order.glance(examples)).row):
+                self._judge(order)
+
     def _judge(self, order: Order) -> None:
-        if self.stop.is_set():
+        if self.stop.is_set() or order.requirement in self.judged:
             return
         name = order.requirement
         self.progress(name, len(self.judged), self.total)
@@ -227,8 +245,10 @@ class _Run:
         return row.status == "failed" and row.level == "must" and row.requirement not in self.tolerated
 
     def _unjudged(self, name: str, why: str) -> Row:
-        level = level_for(self.table[name], self.facts.kind, self.facts.claims["features"])
-        return Row(name, level, "skipped", message=why)
+        return Row(name, self._level(name), "skipped", message=why)
+
+    def _level(self, name: str) -> Level:
+        return level_for(self.table[name], self.facts.kind, self.facts.claims["features"])
 
     def _rows(self, why: dict[str, str]) -> tuple[dict[str, Row], Counter[str]]:
         """All rows in the table's order, and how often each event occurred. why: what rows that nobody judged say."""

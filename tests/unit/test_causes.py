@@ -104,6 +104,10 @@ def test_no_cause_is_named_where_none_is_known(mutant):
     assert row_of(mutant).cause is None
 
 
+def test_causes_are_named_in_most_bug_classes():
+    assert len({mutants()[name].bug_class for name in NAMED}) >= 20
+
+
 def test_names_and_sentences_are_unique():
     assert len(BY_NAME) == len(CATALOGUE) == len({cause.sentence for cause in CATALOGUE})
     assert len(CATALOGUE) >= 25

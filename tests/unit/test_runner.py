@@ -380,7 +380,7 @@ def test_fail_fast_ends_at_the_first_failed_must():
     report = run(made(wrong_at_the_last_query), effort="smoke", fail_fast=True)
     failed = [name for name, row in report.rows.items() if row.status == "failed" and row.level == "must"]
     assert failed == ["OUT-6"]
-    assert report.rows["PURE-1"].message == "not run: an earlier must failed (--fail-fast)"
+    assert report.rows["PURE-1"].message == "not run: a must had failed (--fail-fast)"
 
 
 def test_refused_dtypes_fail_num_1_alone():

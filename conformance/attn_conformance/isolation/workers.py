@@ -261,7 +261,7 @@ class Workers:
         known: dict[str, Death] = {}
         first: Stored | None = None
         # What makes several rows end their process is made smaller in the first of them alone.
-        deaths = self.limits.deaths if self.fatal_rows == 0 else 0
+        deaths = self.limits.deaths if self.fatal_rows == 0 and order.shrink else 0
         if self.narrowing.device == "cuda":
             deaths = min(deaths, FEWER_DEATHS)
         settled = False
@@ -286,7 +286,7 @@ class Workers:
             first = first or answer.case
             known[key(answer.case)] = answer
             settled = answer.costly or len(known) > deaths
-        self.fatal_rows += 1
+        self.fatal_rows += order.shrink
         return Judged(self._failed(order, first, said if first is None else known[key(first)].message), {})
 
     def close(self) -> None:
@@ -306,10 +306,10 @@ class Workers:
         stored = Stored.of(row)
         death = None if stored is None else known.get(key(stored))
         if stored is not None and death is not None:
-            self.fatal_rows += 1
+            self.fatal_rows += order.shrink
             if not self._repeats(order, stored, death):
                 row = replace(row, message=death.message + NOT_REPEATED)
-        if self.explain and stored is not None:
+        if self.explain and order.shrink and stored is not None:
             row = self._explained(row, death)
         return replace(judged, row=row)
 
