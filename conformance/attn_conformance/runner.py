@@ -35,7 +35,7 @@ from attn_conformance.stored import counterexamples
 from attn_conformance.subject import Subject
 from attn_conformance.targets import Narrowing, subject
 from attn_reference import SPEC_VERSION
-from attn_reference.requirements import Level, Requirement, load_requirements
+from attn_reference.requirements import Requirement, load_requirements
 
 Progress = Callable[[str, int, int], None]
 """Called with a requirement id, how many rows are done, and how many there are."""
@@ -247,7 +247,7 @@ class _Run:
     def _unjudged(self, name: str, why: str) -> Row:
         return Row(name, self._level(name), "skipped", message=why)
 
-    def _level(self, name: str) -> Level:
+    def _level(self, name: str) -> str:
         return level_for(self.table[name], self.facts.kind, self.facts.claims["features"])
 
     def _rows(self, why: dict[str, str]) -> tuple[dict[str, Row], Counter[str]]:

@@ -1,6 +1,7 @@
 """The runner and the report: statuses, verdicts, levels, effective examples, and what is kept of a failure."""
 
 import json
+from dataclasses import replace
 from importlib.resources import files
 
 import jsonschema
@@ -381,6 +382,28 @@ def test_fail_fast_ends_at_the_first_failed_must():
     failed = [name for name, row in report.rows.items() if row.status == "failed" and row.level == "must"]
     assert failed == ["OUT-6"]
     assert report.rows["PURE-1"].message == "not run: a must had failed (--fail-fast)"
+
+
+def test_fail_fast_looks_at_all_musts_before_it_goes_through_the_first():
+    found, refused = subject("mutant:query-scaled-in-place")
+    asked = []
+    report = run(
+        found, fail_fast=True, refused=refused, progress=lambda name, done, total: asked.append((name, done))
+    )
+    whole = run(found, only=("PURE-1",), refused=refused).rows["PURE-1"]
+    assert replace(report.rows["PURE-1"], seconds=0) == replace(whole, seconds=0)
+    judged = {name for name, row in report.rows.items() if row.examples}
+    assert judged == {"PURE-1"}
+    assert [name for name, done in asked if done == 0].count("EQ-3") == 1  # the first look, and no other
+    assert not {"ERR-2", "NUM-5"} & {name for name, _ in asked}  # shoulds end nothing
+
+
+def test_fail_fast_of_what_conforms_ends_like_any_other_run():
+    report = run(made(attention), effort="smoke", fail_fast=True, only=("EQ-3", "PURE-1", "NUM-4"))
+    whole = run(made(attention), effort="smoke", only=("EQ-3", "PURE-1", "NUM-4"))
+    assert [(r.status, r.examples) for r in report.rows.values()] == [
+        (r.status, r.examples) for r in whole.rows.values()
+    ]
 
 
 def test_refused_dtypes_fail_num_1_alone():

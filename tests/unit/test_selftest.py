@@ -23,7 +23,7 @@ from attn_conformance.selftest.kills import Kill, Kills
 from attn_conformance.selftest.page import page
 from attn_conformance.selftest.table import BEGIN, END, inserted, line, lines, markdown
 
-THREE = "inverted-mask,dropout-always-on,causal-only-without-a-prefix"
+THREE = "inverted-mask,no-scale,causal-only-without-a-prefix"
 Plant = Callable[..., Mutant]
 
 
@@ -100,6 +100,77 @@ def test_it_finds_what_a_run_finds() -> None:
     assert (kill.examples, kill.case) == (row.examples, row.summary)
     assert kill.examples is not None
     assert kill.examples > 1
+
+
+def test_with_several_seeds_each_counts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    name, path = "keys-remembered-without-a-cache", tmp_path / "kills.json"
+    status, out, _ = selftest(capsys, "--only", name, "--seed", "3", "--seeds", "2", "--json", str(path))
+    assert status == 0
+    assert "weakest mutants" in out
+    assert f"{name} │ STALE │ CACHE-1 │" in out
+    assert "1 of 1 mutants rejected, 1 of 1 twins passed (effort default, seed 3 to 4," in out
+    (found,) = json.loads(path.read_text())["mutants"]
+    alone = [kills.run(only=[name], seed=seed).kills[0] for seed in (3, 4)]
+    assert found["by_seed"] == [kill.examples for kill in alone]
+    assert (found["examples"], found["case"]) == (alone[0].examples, alone[0].case)
+    assert re.search(r'"by_seed": \[\d+, \d+\]\n', path.read_text())
+
+
+def test_a_twin_has_to_pass_with_each_seed(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = kills.judged
+
+    def failing_with_seed_1(task: kills.Task) -> dict[str, Any]:
+        rows = judged(task)
+        if task.target.startswith("twin:") and task.seed == 1:
+            return {name: replace(row, status="failed", message="so") for name, row in rows.items()}
+        return rows
+
+    monkeypatch.setattr(kills, "judged", failing_with_seed_1)
+    assert kills.run(only=["inverted-mask"], effort="smoke").ok
+    (kill,) = kills.run(only=["inverted-mask"], effort="smoke", seeds=2).kills
+    assert kill.twin == "MASK-1 failed: so"
+    assert not kill.ok
+
+
+def test_one_seed_in_a_hundred_may_let_a_mutant_live_and_the_median_has_a_limit() -> None:
+    def with_runs(*runs: int | None, rejected: bool = True) -> Kills:
+        return replace(result(example(by_seed=runs, rejected=rejected)), seeds=len(runs))
+
+    assert with_runs(21, 21, 150).ok
+    late = with_runs(22, 22, 1)
+    assert not late.ok
+    assert late.late == late.kills
+    assert late.most_examples == 21
+    assert with_runs(22).ok  # one seed has no median
+    half = example(by_seed=(1, None, None))
+    assert (half.median_examples, half.survived) == (float("inf"), 2)
+    found = result(
+        example(mutant="quick", by_seed=(1, 1)),
+        example(mutant="lives", by_seed=(1, None)),
+        example(mutant="slow", by_seed=(9, 9)),
+    )
+    assert [kill.mutant for kill in found.weakest(2)] == ["lives", "slow"]
+    console = Console(file=io.StringIO(), width=200)
+    show(replace(late, seed=0), console)
+    assert "median seed does not reject within 21 examples a (SCALE): EQ-1: 22" in " ".join(
+        console.file.getvalue().split()  # type: ignore[attr-defined]
+    )
+
+
+@pytest.mark.parametrize(("lives", "rejected"), [(0, True), (1, True), (2, False), (100, False)])
+def test_of_a_hundred_seeds_one_is_pardoned(
+    monkeypatch: pytest.MonkeyPatch, lives: int, rejected: bool
+) -> None:
+    judged = kills.judged(kills.Task("mutant:inverted-mask", ("MASK-1",), 0, "smoke", shrink=False))
+    right = kills.judged(kills.Task("twin:inverted-mask", ("MASK-1",), 0, "smoke", shrink=False))
+
+    def known(task: kills.Task) -> dict[str, Any]:
+        return right if task.target.startswith("twin:") or task.seed < lives else judged
+
+    monkeypatch.setattr(kills, "judged", known)
+    (kill,) = kills.run(only=["inverted-mask"], seeds=100).kills
+    assert (kill.rejected, kill.survived, kill.twin) == (rejected, lives, None)
+    assert (kill.examples is None) == (lives == 100)
 
 
 def test_a_survivor_and_a_wrong_twin_are_named_and_give_1(
@@ -187,6 +258,17 @@ def test_lines_count_survivors_and_leave_them_out_of_medians() -> None:
     assert (scale.name, scale.mutants, scale.rejected, scale.survivors) == ("SCALE", 4, 3, 1)
     assert (scale.median_examples, scale.most_examples, scale.median_seconds) == (2, 9, 0.2)
     assert line("", found[:2]).median_examples == 1.5
+    assert line("", [example(by_seed=(1, 5, None)), example(by_seed=(9,))]).most_examples == 9
+    assert line("", [example(by_seed=(1, 5, None))]).median_examples == 3
+
+
+def test_the_markdown_tells_of_seeds_where_there_are_several() -> None:
+    found = replace(result(example(by_seed=(1, 8, 4)), example(by_seed=(2, 2, None))), seeds=3)
+    table = markdown(found.to_json())
+    assert (
+        "(effort default, seed 7 to 9).\nIn the median seed each dies within 4; of 6 trials, 1 let one live.\n"
+        in table
+    )
 
 
 def test_the_markdown_table_takes_its_place_and_no_other() -> None:

@@ -181,7 +181,7 @@ def _laid_out(scope: Scope) -> SearchStrategy[KernelCase]:
     other = tuple(layout for layout in scope.layouts if layout != "contiguous")
     if not other:
         return kernel_cases(scope)
-    options = {
+    options: dict[str, Any] = {
         "layout": st.sampled_from(other),
         "laid_out": st.sampled_from(("qkv", "q", "k", "v")),
         "head_size": st.one_of(sizes.head_sizes, st.integers(1, 9)),
