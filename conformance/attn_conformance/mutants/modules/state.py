@@ -160,7 +160,7 @@ class CausalityDecidedByTheFirstLength(Plain):
     def core(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
         if self.needed is None:
             self.needed = q.shape[2] > 1
-        return attention(q, k, v, mask, self.causal and self.needed)
+        return attention(q, k, v, mask, self.causal and bool(self.needed))
 
 
 @module_mutant(
