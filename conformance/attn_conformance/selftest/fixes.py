@@ -20,7 +20,9 @@ SCHEMA = 1
 """Version of the file: it grows by additions alone."""
 
 Side = Literal["before", "after"]
-SIDES: tuple[Side, ...] = ("before", "after")
+DUE: Mapping[Side, str] = {"before": "failed", "after": "passed"}
+"""What the requirement of a pair has to say to each side."""
+SIDES = tuple(DUE)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Pair:
 
 
 def pairs(table: Path) -> list[Pair]:
-    """The pairs of a table; ValueError or TypeError for one that is neither installed nor rebuilt, or has other keys."""
+    """The pairs of a table; ValueError for one that is neither installed nor rebuilt, or of no known class."""
     found = []
     for name, row in tomllib.loads(table.read_text(encoding="utf-8")).items():
         rest = {key: value for key, value in row.items() if key not in ("class", "needs")}
@@ -78,8 +80,8 @@ def pairs(table: Path) -> list[Pair]:
 class Judged:
     """One side of a pair.
 
-    status: of the pair's requirement, at the default effort; message: the first line of what failed. verdict and failed:
-    of all requirements at the effort smoke, None where these were not run.
+    status: of the pair's requirement, at the default effort; message: the first line of what failed. verdict, failed:
+    of all requirements at the effort smoke; None and nothing where these were not run.
     """
 
     status: str
@@ -105,8 +107,8 @@ class Fixes:
         """What is not as the table says: one line for each pair and side."""
         lines = []
         for pair in table:
-            for side, due in (("before", "failed"), ("after", "passed")):
-                found = self.judged.get(pair.name, {}).get(side)  # type: ignore[call-overload]
+            for side, due in DUE.items():
+                found = self.judged.get(pair.name, {}).get(side)
                 status = "missing" if found is None else found.status
                 if status != due:
                     lines.append(f"{pair.name}, {side}: {pair.requirement} {status}")
@@ -119,7 +121,8 @@ class Fixes:
             "suite": self.suite,
             "environment": dict(self.environment),
             "pairs": {
-                name: {side: asdict(one) for side, one in sides.items()} for name, sides in self.judged.items()
+                name: {side: asdict(one) for side, one in sides.items()}
+                for name, sides in self.judged.items()
             },
         }
 
@@ -144,13 +147,13 @@ def page(table: list[Pair], result: Fixes) -> str:
     parts = [
         "# Real bugs, before and after their fix",
         f"""\
-{len(table)} bugs that libraries had and mended: does the suite fail the version before, at the requirement that is about
-the bug, and not the one after? {len(table) - failing} of {len(table)} are as they should be.""",
+{len(table)} bugs that libraries had and mended: does the suite fail the version before, at the requirement that is
+about the bug, and not the one after? {len(table) - failing} of {len(table)} are as they should be.""",
         f"""\
 ## Released
 
-{len(installed)} pairs of releases as the package index has them. Other requirements fail too, for the bug shows in several
-or the library decides otherwise: [result.json](fixes/result.json) has all that do with few examples.""",
+{len(installed)} pairs of releases as the package index has them. Other requirements fail, too, where the bug shows in
+several or the library decides otherwise: [result.json](fixes/result.json) has all that do with few examples.""",
         _grid(installed, result, released=True),
         f"""\
 ## Rebuilt
@@ -178,7 +181,11 @@ def _grid(table: list[Pair], result: Fixes, released: bool) -> str:
     columns = ["bug", "class", "requirement", *SIDES]
     lines = [columns, ["---"] * len(columns)]
     for pair in table:
-        home = f"[{pair.library}]({pair.link})" if released else f"[{pair.library}]({pair.link}) ([form](fixes/{pair.rebuilt}))"
+        home = (
+            f"[{pair.library}]({pair.link})"
+            if released
+            else f"[{pair.library}]({pair.link}) ([form](fixes/{pair.rebuilt}))"
+        )
         sides = [f"{pair.version(side)} {result.judged[pair.name][side].status}".strip() for side in SIDES]
         lines.append([f"{home}: {pair.what}", pair.bug_class, pair.requirement, *sides])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

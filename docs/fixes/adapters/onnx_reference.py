@@ -1,4 +1,4 @@
-"""The operator Attention of ONNX, run by ONNX's own reference evaluator: the kernel, and a module around packed heads."""
+"""The operator Attention of ONNX, run by its reference evaluator: as a kernel, and in a module on packed heads."""
 
 from functools import cache
 
@@ -67,7 +67,7 @@ class Session:
 
 
 def project(params, name, x):
-    """x W^T + b."""
+    """The product x W^T + b."""
     return (x @ params[f"{name}.weight"].T + params.get(f"{name}.bias", 0)).astype(x.dtype)
 
 

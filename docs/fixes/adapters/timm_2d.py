@@ -1,4 +1,4 @@
-"""timm: `timm.layers.attention2d.Attention2d`, self-attention between the pixels of an image, on its path of its own."""
+"""timm: `timm.layers.attention2d.Attention2d`, self-attention between pixels, where the fused kernel is off."""
 
 import torch
 from parts import part

@@ -20,10 +20,17 @@ class Evaluating:
         """The class with given parameters."""
         layers = {}
         for name, layer in NAMES.items():
-            parts = {kind: params[f"{name}.{kind}"] for kind in ("weight", "bias") if f"{name}.{kind}" in params}
+            parts = {
+                kind: params[f"{name}.{kind}"] for kind in ("weight", "bias") if f"{name}.{kind}" in params
+            }
             layers[layer] = nn.Linear(n_state, n_state, bias="bias" in parts).to(parts["weight"])
             layers[layer].load_state_dict(parts)
-        sizes = {"embed_dim": n_state, "num_heads": n_head, "num_kv_heads": n_head, "head_dim": n_state // n_head}
+        sizes = {
+            "embed_dim": n_state,
+            "num_heads": n_head,
+            "num_kv_heads": n_head,
+            "head_dim": n_state // n_head,
+        }
         return MultiHeadAttention(**sizes, **layers, is_causal=False, attn_dropout=0.5).eval()
 
     def forward(self, module, x, xa=None, mask=None):

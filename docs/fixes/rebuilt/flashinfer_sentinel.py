@@ -1,4 +1,4 @@
-"""FlashInfer: hidden scores were -5e4, and a row whose visible scores are all lower saw what is hidden instead."""
+"""FlashInfer: hidden scores were -5e4, and a row whose visible scores are all lower came out as zeros."""
 
 from attn_reference import Claims
 

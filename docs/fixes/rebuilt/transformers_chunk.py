@@ -44,13 +44,14 @@ class Module:
         self.n_head, self.causal, self.params, self.trusting = n_head, causal, params, trusting
 
     def project(self, name, x):
-        """x W^T + b."""
+        """The product x W^T + b."""
         return nn.functional.linear(x, self.params[f"{name}.weight"], self.params.get(f"{name}.bias"))
 
     def attend(self, x, past):
         """The result, and the keys and values of the past and of x."""
         q, k, v = (
-            self.project(name, x).unflatten(2, (self.n_head, -1)).transpose(1, 2) for name in ("query", "key", "value")
+            self.project(name, x).unflatten(2, (self.n_head, -1)).transpose(1, 2)
+            for name in ("query", "key", "value")
         )
         if past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)

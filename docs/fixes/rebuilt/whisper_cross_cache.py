@@ -19,7 +19,9 @@ class Attention(nn.Module):
             return self.stored(source, cache)
         pair = self.key(source), self.value(source)
         if self.key in cache:
-            pair = tuple(torch.cat(both, 1) for both in zip((cache[self.key], cache[self.value]), pair, strict=True))
+            pair = tuple(
+                torch.cat(both, 1) for both in zip((cache[self.key], cache[self.value]), pair, strict=True)
+            )
         cache[self.key], cache[self.value] = pair
         return pair
 
@@ -32,7 +34,7 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
 
-class before(Attention):  # noqa: N801: the two forms of a pair
+class Eager(Attention):
     """dict.get."""
 
     def stored(self, xa, cache):
@@ -42,7 +44,7 @@ class before(Attention):  # noqa: N801: the two forms of a pair
         return k, v
 
 
-class after(Attention):  # noqa: N801: as above
+class Tested(Attention):
     """A test."""
 
     def stored(self, xa, cache):
@@ -50,3 +52,6 @@ class after(Attention):  # noqa: N801: as above
         if self.key not in cache:
             cache[self.key], cache[self.value] = self.key(xa), self.value(xa)
         return cache[self.key], cache[self.value]
+
+
+before, after = Eager, Tested
