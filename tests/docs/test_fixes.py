@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,13 +34,16 @@ def test_every_pair_fails_its_requirement_before_and_passes_it_after() -> None:
 
 def test_what_is_wrong_is_told() -> None:
     judged = {name: dict(sides) for name, sides in RESULT.judged.items()}
-    first, second = TABLE[:2]
-    judged[first.name] = {"before": judged[first.name]["after"], "after": judged[first.name]["before"]}
+    first, second, third = TABLE[:3]
+    for side, status in (("before", "passed"), ("after", "failed")):
+        judged[first.name][side] = replace(judged[first.name][side], status=status)
     del judged[second.name]["after"]
+    judged[third.name]["before"] = replace(judged[third.name]["before"], version="0")
     assert Fixes(RESULT.suite, RESULT.environment, judged).wrong(TABLE) == [
         f"{first.name}, before: {first.requirement} passed",
         f"{first.name}, after: {first.requirement} failed",
-        f"{second.name}, after: {second.requirement} missing",
+        f"{second.name}, after: {second.requirement} not judged",
+        f"{third.name}, before: {third.requirement} not judged",
     ]
 
 

@@ -80,10 +80,12 @@ def pairs(table: Path) -> list[Pair]:
 class Judged:
     """One side of a pair.
 
-    status: of the pair's requirement, at the default effort; message: the first line of what failed. verdict, failed:
-    of all requirements at the effort smoke; None and nothing where these were not run.
+    version: "" of a rebuilt pair. status: of the requirement, at the default effort; message: the first line of what
+    failed. verdict, failed: of all requirements at the effort smoke; None and nothing where these were not run.
     """
 
+    requirement: str
+    version: str
     status: str
     message: str | None = None
     verdict: str | None = None
@@ -109,7 +111,9 @@ class Fixes:
         for pair in table:
             for side, due in DUE.items():
                 found = self.judged.get(pair.name, {}).get(side)
-                status = "missing" if found is None else found.status
+                asked = (pair.requirement, pair.version(side))
+                same = found is not None and (found.requirement, found.version) == asked
+                status = found.status if found is not None and same else "not judged"
                 if status != due:
                     lines.append(f"{pair.name}, {side}: {pair.requirement} {status}")
         return lines
@@ -152,15 +156,15 @@ about the bug, and not the one after? {len(table) - failing} of {len(table)} are
         f"""\
 ## Released
 
-{len(installed)} pairs of releases as the package index has them. Other requirements fail, too, where the bug shows in
-several or the library decides otherwise: [result.json](fixes/result.json) has all that do with few examples.""",
-        _grid(installed, result, released=True),
+{len(installed)} pairs of releases as the package index has them. With `--whole`, the command below asks all other
+requirements, too, with few examples: some fail, where a bug shows in several or the library decides otherwise.""",
+        _grid(installed, result),
         f"""\
 ## Rebuilt
 
 Of {len(rebuilt)} the versions cannot be run here (other hardware, no release, an older PyTorch). What was wrong is
 written anew in a few lines, in both forms, in [rebuilt](fixes/rebuilt).""",
-        _grid(rebuilt, result, released=False),
+        _grid(rebuilt, result),
         f"""\
 ## Again
 
@@ -176,18 +180,16 @@ PyTorch {facts["torch"]}, NumPy {facts["numpy"]}, on {facts["platform"]}, {str(f
     return "\n\n".join(parts) + "\n"
 
 
-def _grid(table: list[Pair], result: Fixes, released: bool) -> str:
-    """A table of pairs; released: whether they have versions."""
+def _grid(table: list[Pair], result: Fixes) -> str:
+    """A table of pairs."""
     columns = ["bug", "class", "requirement", *SIDES]
     lines = [columns, ["---"] * len(columns)]
     for pair in table:
-        home = (
-            f"[{pair.library}]({pair.link})"
-            if released
-            else f"[{pair.library}]({pair.link}) ([form](fixes/{pair.rebuilt}))"
-        )
+        form = f" ([form](fixes/{pair.rebuilt}))" if pair.rebuilt else ""
         sides = [f"{pair.version(side)} {result.judged[pair.name][side].status}".strip() for side in SIDES]
-        lines.append([f"{home}: {pair.what}", pair.bug_class, pair.requirement, *sides])
+        lines.append(
+            [f"[{pair.library}]({pair.link}){form}: {pair.what}", pair.bug_class, pair.requirement, *sides]
+        )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
