@@ -58,7 +58,7 @@ class Pair:
     def at(self, folder: Path, side: Side) -> str:
         """The target of one side, as the command line takes it; folder: that of the table."""
         home, _, name = (f"{self.rebuilt}:{side}" if self.rebuilt else self.target).partition(":")
-        return f"{folder / home}:{name}" if home.endswith(".py") else home
+        return f"{folder / home}:{name}" if home.endswith(".py") else self.target
 
 
 def pairs(table: Path) -> list[Pair]:
@@ -162,8 +162,9 @@ requirements, too, with few examples: some fail, where a bug shows in several or
         f"""\
 ## Rebuilt
 
-Of {len(rebuilt)} the versions cannot be run here (other hardware, no release, an older PyTorch). What was wrong is
-written anew in a few lines, in both forms, in [rebuilt](fixes/rebuilt).""",
+Of {len(rebuilt)} the versions cannot be judged here: they need other hardware or an older PyTorch, were not released,
+or the attention is part of another function. What was wrong is written anew in a few lines, in both forms, in
+[rebuilt](fixes/rebuilt).""",
         _grid(rebuilt, result),
         f"""\
 ## Again
