@@ -1,0 +1,27 @@
+"""The bound of a module's gradients is the formula, which `module_formulas` has once more."""
+
+import numpy as np
+import pytest
+from module_formulas import module_formula
+from row_formulas import ARITHMETICS, drawn_forward
+
+from attn_reference import forward_backward_bound, solve_forward_backward
+
+
+@pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
+def test_the_bound_of_a_modules_gradients_is_the_formula(dtype, arithmetic):
+    compared = 0
+    for seed in range(60):
+        problem = drawn_forward(seed)
+        dy = np.random.default_rng(seed).standard_normal(problem.x.shape)
+        backward = solve_forward_backward(problem, dy)
+        expected = module_formula(problem, backward, dtype, arithmetic)
+        if expected is None:
+            continue
+        got = forward_backward_bound(problem, backward, dtype, arithmetic)
+        assert got.keys() == expected.keys()
+        for name, bound in expected.items():
+            # The code takes squared distances as differences, which costs digits; tiny weights have squares of 0 here.
+            np.testing.assert_allclose(got[name], bound, rtol=1e-6, atol=1e-280, err_msg=f"{name} of {seed}")
+        compared += 1
+    assert compared > 40
