@@ -27,32 +27,62 @@ def drawn(seed):
     return lower(q, k, v, mask, is_causal=mask is None and seed % 2 == 0)
 
 
+def is_the_formula(problem, dtype, arithmetic):
+    """Compare every row; gives the rows' largest errors of ln p."""
+    r, solution, tops = sizes_of(dtype, arithmetic), solve(problem), []
+    got, of_lse = bound(problem, solution, dtype, arithmetic), lse_bound(problem, solution, dtype, arithmetic)
+    for at in np.ndindex(*problem.shape[:3]):
+        row, see = row_of(problem, solution, *at)
+        if not see.any():
+            assert of_lse[at] == 0
+            assert (got[at] == 0).all()
+            continue
+        e = row_parts(row, problem.v[at[:2]][see], solution.o[at], r)
+        expected = np.minimum(e.worst, e.probable)
+        assert (np.abs(got[at] - expected) <= 1e-9 * expected + e.blur).all(), at
+        delta, _, _ = log_weights(row, r)
+        tops.append(delta.max())
+        scores = tops[-1] if tops[-1] >= 60 else math.log1p(row.p @ np.expm1(delta))
+        rest = r.ua * (1.07 * see.sum() + 8 + 6 * (abs(row.m) + math.log(see.sum()))) + r.eta_0
+        np.testing.assert_allclose(of_lse[at], scores + rest, rtol=1e-9, atol=0)
+    return np.array(tops)
+
+
 @pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
 def test_the_bounds_of_a_row_are_the_formula(dtype, arithmetic):
-    r = sizes_of(dtype, arithmetic)
     for seed in range(60):
-        problem = drawn(seed)
-        solution = solve(problem)
-        got, of_lse = (
-            bound(problem, solution, dtype, arithmetic),
-            lse_bound(problem, solution, dtype, arithmetic),
-        )
-        for at in np.ndindex(*problem.shape[:3]):
-            row, see = row_of(problem, solution, *at)
-            if not see.any():
-                assert of_lse[at] == 0
-                assert (got[at] == 0).all()
-                continue
-            e = row_parts(row, problem.v[at[:2]][see], solution.o[at], r)
-            expected = np.minimum(e.worst, e.probable)
-            assert (np.abs(got[at] - expected) <= 1e-9 * expected + e.blur).all(), seed
-            delta, _, _ = log_weights(row, r)
-            scores = delta.max()
-            if scores < 60:
-                scores = math.log1p(row.p @ np.expm1(delta))
-            n = see.sum()
-            rest = r.ua * (1.07 * n + 8 + 6 * (abs(row.m) + math.log(n))) + r.eta_0
-            np.testing.assert_allclose(of_lse[at], scores + rest, rtol=1e-9, atol=0)
+        is_the_formula(drawn(seed), dtype, arithmetic)
+
+
+@pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
+def test_errors_of_scores_are_undecided_from_sixty_on(dtype, arithmetic):
+    rng = np.random.default_rng(0)
+    k, v = rng.standard_normal((1, 1, 5, 4)), rng.standard_normal((1, 1, 5, 2))
+    # Rows that differ in length alone, with errors of ln p in proportion: 45 to 80 in steps of 1 %.
+    one = is_the_formula(lower(1e20 * np.ones((1, 1, 1, 4)), k, v), dtype, arithmetic)[0] / 1e20
+    q = np.geomspace(45, 80, 60)[:, None] / one * np.ones(4)
+    tops = is_the_formula(lower(q[None, None], k, v), dtype, arithmetic)
+    assert ((tops > 59) & (tops < 60)).any()
+    assert ((tops > 60) & (tops < 61)).any()
+    assert (tops > 66).any()
+
+
+def test_keys_too_far_below_the_maximum_have_no_weight_whatever_the_errors():
+    # Scores of 0 and of -(800 + 2 top + x), where errors are large enough for hulls to decide; the far key's value is
+    # the largest.
+    size = 1e7
+    k, v = np.array([[size, 0.0], [size, 0.0], [size, 1.0]]), np.array([[1.0], [2.0], [50.0]])
+    one = lower(np.array([[[[1.0, 0.0]]]]), k[None, None], v[None, None])
+    row, _ = row_of(one, solve(one), 0, 0, 0)
+    top = log_weights(row, sizes_of("float32", "fused"))[0].max()
+    found = []
+    for x in (-400.0, -20.0, -1.5, -0.5, 0.5, 1.5, 20.0, 80.0):
+        far = -(800 + 2 * top + x) * math.sqrt(2)
+        k[2, 1] = far
+        problem = lower(np.array([[[[1.0, 1.0]]]]), k[None, None], v[None, None])
+        is_the_formula(problem, "float32", "fused")
+        found.append(bound(problem, solve(problem), "float32").item())
+    assert min(found[:4]) > 10 > max(found[4:])
 
 
 @pytest.mark.parametrize("dtype", UNIT)
