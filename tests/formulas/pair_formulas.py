@@ -6,6 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 from row_formulas import CHANCE, LEAST, UNIT, sizes_of
 
+LARGEST = {
+    "float64": np.finfo(np.float64).max,
+    "float32": float(np.finfo(np.float32).max),
+    "float16": 65504.0,
+    "bfloat16": 2.0**128 - 2.0**120,
+}
+
 
 def half_spacing(x, dtype):
     """Half the distance of the dtype's numbers at x > 0."""
@@ -124,6 +131,12 @@ class Pairs:
         self.ds_worst = self.worst.ds + 2 * r.up * self.ds + r.us * (p * self.dp + 2 * self.ds)
         self.ds_worst = self.ds_worst + p * (1 + self.worst.p) * self.worst.D
         self.shares = p * self.likely.D
+        accumulators, stored = LARGEST["float64" if dtype == "float64" else "float32"], LARGEST[dtype]
+        lost = self.largest_terms + self.d_terms > accumulators
+        lost = lost | (most.max(3, keepdims=True) >= 60)
+        if r.up:
+            lost = lost | (self.ds + self.worst.ds + p * self.worst.D > stored)
+        self.lost = see & lost | (r.us > 0) & (self.largest_terms + self.D > stored)
 
     def of_keys(self, x):
         """(B, H, T, n) as (B, Hkv, g T, n): all queries of a key."""
@@ -166,13 +179,15 @@ def summed(e, reach_ds, reach_p):
                 share[:, :, :, None], share[:, :, None]
             )
             many = np.where(share > 0, near.sum(3), 1).max(2)
+            over = 1.02 * share.max(2) > LARGEST[e.dtype]
+            both[name] = [np.where(over, np.inf, one) for one in both[name]]
             both[name][0] = both[name][0] + r.up * share.sum(2) + r.eta_p * e.g
             both[name][1] = both[name][1] + CHANCE * r.up * np.sqrt(many * (share**2).sum(2)) + r.eta_p * e.g
     return both
 
 
 def formula(problem, backward, dtype, arithmetic):
-    """The bound of each gradient; where arrays may overflow it is not the formula."""
+    """The bound of each gradient."""
     e = Pairs(problem, backward, dtype, arithmetic)
     r, p = e.r, e.p
     q, k, do = (np.abs(x) for x in (e.q, e.k, e.do))
@@ -205,6 +220,13 @@ def formula(problem, backward, dtype, arithmetic):
         )
         for name in parts
     }
+    lost = {"q": e.lost.any(3, keepdims=True)}
+    lost["k"] = lost["v"] = e.to_keys(1.0 * e.lost, ones) > 0
+    bounds = {name: np.where(lost[name], np.inf, one) for name, one in bounds.items()}
+    if r.us:  # stored before the scale makes it smaller
+        for name, products in (("q", e.signed_ds @ e.k), ("k", e.to_keys(e.signed_ds, e.q))):
+            reach = e.scale * np.abs(products) + bounds[name]
+            bounds[name] = np.where(reach > min(1.0, e.scale) * LARGEST[dtype], np.inf, bounds[name])
     bounds["bias"] = of_bias(problem, e)
     return bounds
 
@@ -218,7 +240,8 @@ def of_bias(problem, e, inputs=0.0):
         see, p, ds = e.see[part], e.p[part], e.ds[part]
         # A length of 1 that is not broadcast is no sum, and is one of a single term all the same.
         n = see.sum()
-        if n == 0:
+        if n == 0 or e.lost[part].any():
+            result[at] = np.inf if e.lost[part].any() else 0
             continue
         same = counted(p.ravel(), max(r.up / 4, 2.0**-24)).reshape(p.shape)
         ties = np.where(p > 0, same, 0).sum()

@@ -1,5 +1,7 @@
 """The bound of gradients is the formula, which `pair_formulas` has once more."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pair_formulas import formula
@@ -40,3 +42,23 @@ def test_the_bound_of_gradients_is_the_formula(dtype, arithmetic):
         for name, bound in expected.items():
             assert np.isfinite(got[name]).all()
             np.testing.assert_allclose(got[name], bound, rtol=1e-9, atol=0, err_msg=f"{name} of {seed}")
+
+
+@pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS[1:])
+def test_what_may_overflow_is_the_formula(dtype, arithmetic):
+    # Output gradients of growing size: first some intermediate of some pairs overflows, in the end all of them.
+    most, seen = 65504.0 if dtype == "float16" else float(np.finfo(np.float32).max), np.zeros(2, int)
+    for seed in range(12):
+        problem, do = drawn(seed)
+        if seed % 2:
+            problem = replace(problem, scale=8.0, k=problem.k / 32)
+        ends = (1e-3, 30) if arithmetic != "precise" or dtype != "float16" else (1e33, 1e36)
+        for size in np.geomspace(*ends, 40) * most:
+            backward = solve_backward(problem, size * do)
+            got, expected = (f(problem, backward, dtype, arithmetic) for f in (backward_bound, formula))
+            for name, bound in expected.items():
+                np.testing.assert_allclose(
+                    got[name], bound, rtol=1e-9, atol=0, err_msg=f"{name} of {seed}, {size}"
+                )
+                seen += np.isinf(bound).sum(), np.isfinite(bound).sum()
+    assert (seen > 1000).all()
