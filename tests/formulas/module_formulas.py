@@ -284,13 +284,29 @@ def of_out(m):
 
 
 def module_formula(problem, backward, dtype, arithmetic):
-    """The bound of each gradient, where nothing overflows; None where errors of scores leave weights unclear."""
+    """The bound of each gradient; None where errors of scores leave weights unclear."""
     m = Module(problem, backward, dtype, arithmetic)
+    if m.e.lost.any():
+        return {name: np.full(one.shape, np.inf) for name, one in backward.gradients.items()}
     if m.e.unclear:
         return None
     sides, core = sides_of(m), backward.core
     through = {name: of_tokens(side, m, problem.crossed and name == "query") for name, side in sides.items()}
     products = {name: merged(core.gradients[name[0]]) @ problem.weights[name] for name in sides}
+    if m.r.store:
+        see, kernel = np.broadcast_to(m.kernel.visible, m.kernel.shape), m.kernel
+        queries, keys = see.any(3)[..., None], see.any(2)[..., None]
+        named = (
+            ("query", kernel.q, queries),
+            ("key", kernel.k, keys),
+            ("value", kernel.v, keys),
+            ("do", core.do, queries),
+        )
+        stored = [np.where(seen, np.abs(x) + m.errors[name][0], 0) for name, x, seen in named]
+        others = *products.values(), backward.solution.attention.o, *(core.gradients[name] for name in "qkv")
+        stored += [1.02 * np.abs(x) for x in others]
+        if max(x.max() for x in stored) > m.r.largest:
+            return {name: np.full(one.shape, np.inf) for name, one in backward.gradients.items()}
     found = of_out(m)
     for name, side in sides.items():
         found |= of_parameters(name, side, m)

@@ -4,14 +4,7 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
-from row_formulas import CHANCE, LEAST, UNIT, sizes_of
-
-LARGEST = {
-    "float64": np.finfo(np.float64).max,
-    "float32": float(np.finfo(np.float32).max),
-    "float16": 65504.0,
-    "bfloat16": 2.0**128 - 2.0**120,
-}
+from row_formulas import CHANCE, LARGEST, LEAST, UNIT, sizes_of
 
 
 def half_spacing(x, dtype):

@@ -10,6 +10,12 @@ from attn_reference import lower_forward
 
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 LEAST = {"float64": -1022, "float32": -126, "float16": -14, "bfloat16": -126}
+LARGEST = {
+    "float64": float(np.finfo(np.float64).max),
+    "float32": float(np.finfo(np.float32).max),
+    "float16": 65504.0,
+    "bfloat16": 2.0**128 - 2.0**120,
+}
 LOW = ("float16", "bfloat16")
 ARITHMETICS = [
     ("float64", "fused"),
@@ -40,6 +46,7 @@ def sizes_of(dtype, arithmetic):
         store=UNIT[dtype] if low else 0.0,
         store_eta=2.0**-25 if dtype == "float16" else eta_p,
         normal=2.0 ** LEAST[dtype],
+        largest=LARGEST[dtype],
     )
 
 
@@ -213,7 +220,7 @@ def inexact_row(core, errors, b, h, i, see):
 
 
 def forward_formula(problem, solution, dtype, arithmetic):
-    """What `forward_bound` must come to where nothing overflows, (B, T, N), and how far its variances blur it."""
+    """What `forward_bound` must come to, (B, T, N), and how far its variances blur it."""
     r, core, attention, H = sizes_of(dtype, arithmetic), solution.core, solution.attention, problem.n_head
     errors = projected(problem, core, r)
     B, _, T, _ = core.shape
@@ -225,12 +232,20 @@ def forward_formula(problem, solution, dtype, arithmetic):
         heads, wide = [], np.zeros((H, N))
         o = np.abs(attention.o[b, :, i])
         many = math.sqrt(most_alike(o))
-        reach, decided = o.copy(), True
+        reach, decided, lost = o.copy(), True, False
         for h in range(H):
             row, see = row_of(core, attention, b, h, i)
             if not see.any():
                 heads.append((np.zeros(N), np.zeros(N)))
                 continue
+            stored = (
+                (core.q[b, h, i], errors["query"][0][b, h, i]),
+                *(
+                    (x[b, h][see], errors[name][0][b, h][see])
+                    for name, x in (("key", core.k), ("value", core.v))
+                ),
+            )
+            lost = lost or any((np.abs(x) + worst > r.largest).any() for x, worst in stored)
             v, A, inexact = core.v[b, h][see], np.abs(W[h]), inexact_row(core, errors, b, h, i, see)
             own = row_parts(row, v, attention.o[b, h, i], r, inexact)
             seen_from_y = SimpleNamespace(**vars(inexact))
@@ -259,6 +274,8 @@ def forward_formula(problem, solution, dtype, arithmetic):
         sum_worst, sum_likely = of_sum(W_out, b_out, sum(o[h] @ np.abs(W[h]) for h in range(H)), r)
         likely = np.hypot(likely, stored_likely) if decided else likely + stored_likely
         result[b, i] = np.minimum(worst + stored + 1.01 * sum_worst, likely + sum_likely) + flushed
+        if lost or (reach > r.largest).any():
+            result[b, i] = np.inf
     return result, blur
 
 

@@ -1,5 +1,8 @@
 """The bound of a module's gradients is the formula, which `module_formulas` has once more."""
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from module_formulas import module_formula
@@ -25,3 +28,28 @@ def test_the_bound_of_a_modules_gradients_is_the_formula(dtype, arithmetic):
             np.testing.assert_allclose(got[name], bound, rtol=1e-6, atol=1e-280, err_msg=f"{name} of {seed}")
         compared += 1
     assert compared > 40
+
+
+@pytest.mark.parametrize("name", ["query", "key", "value", "out", "dy"])
+def test_where_stored_arrays_may_overflow_is_the_formula(name):
+    seen = Counter()
+    for seed in (1, 2, 4, 7):
+        problem, other = drawn_forward(seed), {"query": "key", "key": "query"}.get(name)
+        weights, biases = dict(problem.weights), dict(problem.biases)
+        dy = np.random.default_rng(seed).standard_normal(problem.x.shape)
+        for size in np.geomspace(3e2, 3e6, 40):
+            grown = {name: size, other: 1 / size}
+            problem = replace(
+                problem,
+                weights={key: grown.get(key, 1.0) * one for key, one in weights.items()},
+                biases={key: grown.get(key, 1.0) * one for key, one in biases.items()},
+            )
+            backward = solve_forward_backward(problem, grown.get("dy", 1.0) * dy)
+            expected = module_formula(problem, backward, "float16", "fused")
+            got = forward_backward_bound(problem, backward, "float16", "fused")
+            for key, bound in expected.items():
+                np.testing.assert_allclose(
+                    got[key], bound, rtol=1e-6, atol=0, err_msg=f"{key} of {seed}, {size}"
+                )
+            seen.update([bool(np.isinf(expected["x"]).all())])
+    assert min(seen[True], seen[False]) > 10
