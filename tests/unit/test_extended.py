@@ -183,6 +183,26 @@ def test_matmul_of_integers_is_exact():
     np.testing.assert_array_equal((exactly(a) @ exactly(b)).high, a @ b)
 
 
+def test_sums_whose_high_parts_cancel_keep_all_that_is_left():
+    rng = np.random.default_rng(0)
+    high = rng.standard_normal(200)
+    low, other = 2.0**-54 * rng.uniform(-1, 1, (2, 200)) * np.abs(high)
+    got = DoubleDouble(high, low) + DoubleDouble(-high, other)
+    for g, h, a, b in zip(got.high, got.low, low, other, strict=True):
+        assert Fraction(g) + Fraction(h) == Fraction(a) + Fraction(b)
+
+
+@pytest.mark.parametrize("use_longdouble", PATHS)
+def test_a_nan_among_the_values_reaches_its_channel_where_it_is_seen(use_longdouble):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, 1, 4, 3)) for _ in range(3))
+    v[0, 0, 2, 1] = np.nan
+    solution = solve_extended(lower(q, k, v, is_causal=True), use_longdouble=use_longdouble)
+    due = np.zeros((4, 3), bool)
+    due[2:, 1] = True
+    np.testing.assert_array_equal(np.isnan(solution.o[0, 0]), due)
+
+
 def test_shapes_and_sums_are_those_of_numpy():
     rng = np.random.default_rng(0)
     x = DoubleDouble(rng.integers(-9, 9, (2, 3, 4)).astype(float), rng.integers(-9, 9, (2, 3, 4)) * 2.0**-60)

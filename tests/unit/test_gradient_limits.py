@@ -116,6 +116,19 @@ def test_gradients_of_a_module_are_in_the_shapes_of_its_inputs():
     ).all()
 
 
+def test_a_parameter_of_a_coarser_dtype_has_its_gradient_rounded_twice_and_not_summed_in_it():
+    problem = drawn_forward(1)
+    dy = RNG.standard_normal(problem.x.shape)
+    spread = forward_backward_bound(problem, solve_forward_backward(problem, dy), "float32", "fused")
+    for name in ("out.bias", "query.weight"):
+        value = solve_forward_backward(problem, dy).gradients[name]
+        like = {name: np.zeros(value.shape, np.float16)}
+        asked = ask_gradients(problem, dy, like, "float32", "fused")[name]
+        half = half_ulp(np.abs(value) + spread[name], "float32")
+        expected = 1.1 * (spread[name] + half + half_ulp(np.abs(value) + spread[name] + half, "float16"))
+        np.testing.assert_allclose(asked.answer.limit.reshape(value.shape), expected, rtol=1e-14)
+
+
 def test_what_may_overflow_where_it_is_computed_may_be_anything_where_it_is_stored():
     q, k, v = (np.ones((1, 1, 1, 1), np.float32) for _ in range(3))
     problem = lower(q, k, v)

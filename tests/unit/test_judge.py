@@ -43,6 +43,7 @@ def test_the_rounded_reference_passes_and_one_element_off_by_two_bounds_fails(dt
     answer = ask(problem, dtype, "fused")
     right = answer.value.astype(STORAGE[dtype])
     assert compare(right, answer).ok
+    assert answer.low.any() == (dtype == "float64")
     for index in ((0, 0, 0, 0), (1, 2, 4, 7), (0, 1, 3, 2)):
         wrong = right.astype(np.float64)
         # two bounds from where it is: the storage dtype's own rounding must not bring it back
@@ -165,6 +166,17 @@ def test_whether_a_feature_matters_is_asked_of_the_judged_rows():
         (2 / 3, 2 / 3 + 1e-8, 1e-15, "expected 0.66666666667, got 0.66666667667, bound 1e-15"),
         (0.0, 0.149235472, 7.71e-46, "expected 0, got 0.149235472, bound 7.71e-46"),
         (np.nan, 1.0, 1e-6, "expected nan, got 1, bound"),
+        (1 / 3, 0.5, 1.0, "expected 0.333333333, got 0.5, bound"),
+        # Both numbers, and errors of either sign, must be shown to a tenth of the bound,
+        (1 / 3, 0.333333334, 1e-11, "expected 0.333333333333, got 0.333333334, bound"),
+        (0.333333334, 1 / 3, 1e-11, "expected 0.333333334, got 0.333333333333, bound"),
+        (2 / 3, 0.666666668, 1e-11, "expected 0.666666666667, got 0.666666668, bound"),
+        (1 / 3, 0.333333343, 1e-10, "expected 0.33333333333, got 0.333333343, bound"),
+        # or to a thousandth of what lies between them,
+        (2 / 3, 2 / 3 - 1e-8, 1e-15, "expected 0.66666666667, got 0.66666665667, bound"),
+        # and never with more digits than tell them from all others.
+        (0.1, 0.1, 0.0, "expected 0.10000000000000001, got 0.10000000000000001, bound"),
+        (1 / 3, 0.4, 10 * (1 / 3 - 0.333333333), "expected 0.333333333, got 0.4, bound"),
     ],
 )
 def test_numbers_have_as_many_digits_as_show_by_how_much_they_differ(expected, got, limit, shown):

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -10,12 +11,12 @@ from hypothesis import strategies as st
 from attn_conformance.borders import NumpyBorder
 from attn_conformance.cases import KernelCase
 from attn_conformance.conventions import KERNEL
-from attn_conformance.exploration import explore
+from attn_conformance.exploration import Tally, explore
 from attn_conformance.judge import Failed, NotAsked
 from attn_conformance.kernel_subject import KernelSubject
 from attn_conformance.registry import Check
 from attn_conformance.results import MISSHAPEN, NOT_REPLAYED, Cell
-from attn_conformance.rows import Order, judge, level_for, unmet
+from attn_conformance.rows import COPIED, EFFORTS, Order, judge, level_for, unmet
 from attn_conformance.stored import Stored
 from attn_reference import Claims, attention
 from attn_reference.claims import PLAIN_FEATURES
@@ -131,6 +132,35 @@ def test_checks_share_the_examples_and_a_limit_is_that_of_the_default_effort(
     assert row.examples == row.effective == sum(examples)
 
 
+def test_efforts_and_what_an_order_is_by_itself():
+    assert EFFORTS == {"smoke": 20, "default": 150, "thorough": 1500}
+    assert Order("EQ-3") == Order("EQ-3", "default", 0, (), False)
+
+
+@pytest.mark.parametrize(("requirement", "api"), [("EQ-3", None), ("NUM-1", "blas"), ("EQ-6", "blas")])
+def test_cases_that_have_work_for_threads_leave_the_target_its_own(judged, monkeypatch, requirement, api):
+    asked = []
+
+    def limits(**options):
+        asked.append(options)
+        return nullcontext()
+
+    monkeypatch.setattr("attn_conformance.rows.threadpool_limits", limits)
+    judged(scripted(lambda n, case: True), requirement=requirement)
+    assert asked == [{"limits": 1, "user_api": api}]
+
+
+def test_who_called_the_reference_fails_and_three_of_its_functions_are_told(judged, monkeypatch):
+    tally = Tally(examples=20, effective=20, dtypes=Counter(["float32"]), copied={"d", "b", "c", "a"})
+    monkeypatch.setattr("attn_conformance.rows.explore", lambda *_, **__: tally)
+    row = judged(scripted(lambda n, case: True)).row
+    assert (row.status, row.message) == ("failed", COPIED.format("a, b, c"))
+    assert row.cells == (Cell("cpu", "float32", "failed"),)
+    tally.failures, tally.first = 1, (KernelCase(), Failed("off"))
+    tally.last = tally.first
+    assert judged(scripted(lambda n, case: True)).row.message == "off"
+
+
 def test_an_odd_number_of_checks_is_given_no_fewer_examples(judged):
     assert judged(*(scripted(lambda n, case: True) for _ in range(3))).row.examples == 21
 
@@ -174,7 +204,8 @@ def test_a_failure_that_does_not_come_again_says_so(judged):
 def test_an_exception_of_our_own_is_an_error(judged):
     row = judged(scripted(lambda n, case: ZeroDivisionError("by zero"))).row
     assert (row.status, row.message) == ("error", "the suite itself failed: ZeroDivisionError: by zero")
-    assert row.seconds > 0
+    assert 0 < row.seconds < 100
+    assert 0 < judged(scripted(lambda n, case: True)).row.seconds < 100
 
 
 def test_a_row_that_passes_has_a_cell_for_each_dtype_and_the_events_of_its_examples(judged):
@@ -275,13 +306,18 @@ def test_a_requirement_whose_every_check_lacks_something_is_not_asked(judged):
 def test_what_is_not_claimed_is_tried(judged, outcome, hint):
     tried = Counter()
 
-    def counted(n, case):
+    def function(subject, case):
         tried.update(["examples"])
-        return outcome(n, case)
+        assert subject.claims.features == PLAIN_FEATURES | {"gqa"}
+        found = outcome(tried["examples"] - 1, case)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
-    row = judged(scripted(counted, needs=("gqa",))).row
+    row = judged(Check("EQ-3", function, lambda scope: CASES, needs=("gqa",))).row
     assert (row.status, row.message) == ("skipped", f"not claimed: gqa{hint}")
     assert tried["examples"] == 10 or not hint
+    assert tried["examples"] > 0
 
 
 # --- stored cases
