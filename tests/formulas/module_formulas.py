@@ -225,12 +225,9 @@ def of_tokens(side, m, alone):
 
 def added(products, through, names, r):
     """The error of a sum of several dY W."""
-    several = np.abs(np.array([products[name] for name in names]))
-    terms = several.sum(0)
-    likely = np.minimum(CHANCE * r.store * np.sqrt((several**2).sum(0) + terms**2), 2 * r.store * terms)
+    terms = np.abs(np.array([products[name] for name in names])).sum(0)
     flat = len(names) * (r.ua * terms + np.where(terms > 0, r.store_eta, 0))
-    worst = 2 * r.store * terms + sum(through[name][0] for name in names)
-    return [worst + flat, likely + sum(through[name][1] for name in names) + flat]
+    return [2 * r.store * terms + sum(through[name][i] for name in names) + flat for i in (0, 1)]
 
 
 def of_product(g, x, error, r, store):

@@ -297,12 +297,18 @@ def drawn_forward(seed):
             weight = np.sign(weight) / 4
         if seed % 9 == 5 and name in ("query", "key"):
             weight = [4, 40, 400][seed % 3] * weight
+        if seed % 9 == 6 and name in ("query", "key"):
+            weight = [8, 16, 24][seed % 3] * weight
         if seed % 11 == 6:
             weight = 2e-3 * weight
+        # Channels that are alike: of q, k and v, or of what goes back through the out projection.
+        if seed % 6 == 4 or (seed % 6 == 1 and name == "query"):
+            weight[:, 1:] = weight[:, :1] if name == "out" else weight[:, 1:]
+            weight[1:] = weight[1:] if name == "out" else weight[:1]
         params[f"{name}.weight"] = weight
         if name != "key":
             params[f"{name}.bias"] = rng.standard_normal(N) * (seed % 5 > 1)
-    if seed % 8 == 1:
+    if seed % 8 in (1, 4):
         src[:, S // 2 :] = src[:, :1]
     mask = [None, rng.random((T, S)) < 0.6, rng.standard_normal((B, H, T, S))][seed % 3]
     causal = mask is None and seed % 2 == 0

@@ -41,13 +41,17 @@ def test_an_entry_is_about_lines_of_the_code_and_says_why(entry):
     lines, before = lines_of(entry["file"]), entry["before"].split("\n")
     assert before in [lines[i : i + len(before)] for i in range(len(lines))]
     assert entry["after"]
-    assert entry["before"] not in entry["after"]
+    assert entry["after"] == "any" or entry["before"] not in entry["after"]
     assert len(entry["reason"].split()) >= 5
     assert entry["reason"].endswith(".")
 
 
 def test_no_mutant_is_explained_twice():
-    every = [(entry["file"], entry["before"], after) for entry in ENTRIES for after in entry["after"]]
+    every = [
+        (entry["file"], entry["before"], after)
+        for entry in ENTRIES
+        for after in (["any"] if entry["after"] == "any" else entry["after"])
+    ]
     assert len(every) == len(set(every))
 
 

@@ -24,7 +24,8 @@ def drawn(seed):
     if seed % 6 == 3:
         v = v + 100
     mask = [None, rng.random((T, S)) < 0.6, 3 * rng.standard_normal((1, H, T, S))][seed % 3]
-    return lower(q, k, v, mask, is_causal=mask is None and seed % 2 == 0)
+    scale = -0.6 if seed % 5 == 4 else None
+    return lower(q, k, v, mask, is_causal=mask is None and seed % 2 == 0, scale=scale)
 
 
 def is_the_formula(problem, dtype, arithmetic):
@@ -67,10 +68,10 @@ def test_errors_of_scores_are_undecided_from_sixty_on(dtype, arithmetic):
     assert (tops > 66).any()
 
 
-def test_keys_too_far_below_the_maximum_have_no_weight_whatever_the_errors():
+@pytest.mark.parametrize("size", [1e7, 1.5e6])  # errors of ln p of 4 and of 0.6
+def test_keys_too_far_below_the_maximum_have_no_weight_whatever_the_errors(size):
     # Scores of 0 and of -(800 + 2 top + x), where errors are large enough for hulls to decide; the far key's value is
     # the largest.
-    size = 1e7
     k, v = np.array([[size, 0.0], [size, 0.0], [size, 1.0]]), np.array([[1.0], [2.0], [50.0]])
     one = lower(np.array([[[[1.0, 0.0]]]]), k[None, None], v[None, None])
     row, _ = row_of(one, solve(one), 0, 0, 0)
@@ -82,7 +83,15 @@ def test_keys_too_far_below_the_maximum_have_no_weight_whatever_the_errors():
         problem = lower(np.array([[[[1.0, 1.0]]]]), k[None, None], v[None, None])
         is_the_formula(problem, "float32", "fused")
         found.append(bound(problem, solve(problem), "float32").item())
-    assert min(found[:4]) > 10 > max(found[4:])
+    assert min(found[:4]) > 1.5 * max(found[4:])
+
+
+@pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
+def test_keys_without_weight_are_terms_of_the_sums_all_the_same(dtype, arithmetic):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, 2, n, 3)) for n in (2, 40, 40))
+    bias = np.where(np.arange(40) < 2, 0.0, -2000.0)[None].repeat(2, 0)
+    is_the_formula(lower(q, k, v, bias), dtype, arithmetic)
 
 
 @pytest.mark.parametrize("dtype", UNIT)
@@ -95,6 +104,10 @@ def test_a_limit_is_the_bound_and_half_a_unit_with_some_slack(dtype):
     np.testing.assert_allclose(
         limit(-x[1:2], np.array([0.75]), dtype), 1.1 * (0.75 + 2 * UNIT[dtype]), rtol=1e-15
     )
+
+
+def test_sums_beyond_all_numbers_are_no_warning():
+    assert np.isinf(limit(np.array([1.7e308]), np.array([1.7e308]), "float64"))
 
 
 def test_the_largest_number_passes_and_what_reaches_beyond_it_may_be_anything():

@@ -8,7 +8,7 @@ import pytest
 from module_formulas import module_formula
 from row_formulas import ARITHMETICS, drawn_forward
 
-from attn_reference import forward_backward_bound, solve_forward_backward
+from attn_reference import forward_backward_bound, solve_forward, solve_forward_backward
 
 
 @pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
@@ -37,7 +37,10 @@ def test_where_stored_arrays_may_overflow_is_the_formula(name):
         problem, other = drawn_forward(seed), {"query": "key", "key": "query"}.get(name)
         weights, biases = dict(problem.weights), dict(problem.biases)
         dy = np.random.default_rng(seed).standard_normal(problem.x.shape)
-        for size in np.geomspace(3e2, 3e6, 40):
+        found = solve_forward(problem).core
+        heads = {"query": found.q, "key": found.k, "value": found.v}
+        near = 65504 / np.abs(heads[name]).max() if name in heads else 1e4
+        for size in np.append(np.geomspace(3e2, 3e6, 25), np.linspace(0.996, 1.001, 25) * near):
             grown = {name: size, other: 1 / size}
             problem = replace(
                 problem,
@@ -53,3 +56,19 @@ def test_where_stored_arrays_may_overflow_is_the_formula(name):
                 )
             seen.update([bool(np.isinf(expected["x"]).all())])
     assert min(seen[True], seen[False]) > 10
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ends"), [("float16", (1e-9, 1e-3)), ("bfloat16", (1e-43, 1e-36)), ("float32", (1e-43, 1e-36))]
+)
+def test_small_gradients_are_the_formula(dtype, ends):
+    for seed in (0, 1, 2, 6):
+        problem = drawn_forward(seed)
+        dy = np.random.default_rng(seed).standard_normal(problem.x.shape)
+        for size in np.geomspace(*ends, 8):
+            backward = solve_forward_backward(problem, size * dy)
+            got = forward_backward_bound(problem, backward, dtype, "fused")
+            for name, bound in module_formula(problem, backward, dtype, "fused").items():
+                np.testing.assert_allclose(
+                    got[name], bound, rtol=1e-6, atol=0, err_msg=f"{name} of {seed}, {size}"
+                )
