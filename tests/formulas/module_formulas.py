@@ -92,13 +92,13 @@ class Module:
         self.pair_copies = np.stack(by_head, axis=1)
         own = self.key_score * e.ds + p * (1 + self.key_score) * self.key_dp
         self.of_keys = own + p * key_d + self.common * e.ds
-        for name in ("p", "ds", "D"):
+        for name in ("p", "ds", "top", "D"):
             worst, likely = getattr(e.worst, name), getattr(e.likely, name)
             setattr(e.likely, name, np.where(decided, likely, worst))
         e.shares = p * e.likely.D
 
         inputs = self.inputs = self.query_ds + self.of_keys
-        reach_ds = [e.ds + e.ds_worst, e.ds + e.likely.ds + e.ds_random + e.shares + inputs]
+        reach_ds = [e.ds + e.ds_worst, e.ds + e.likely.ds + e.likely.top + e.ds_random + e.shares + inputs]
         of_p = self.query_p + self.key_score + self.common
         self.pairs_p = [p * (1 + e.worst.p + r.up), p * (1 + e.likely.p + e.p_random + of_p)]
         self.pairs_ds = [self.scale * x for x in reach_ds]
@@ -117,14 +117,16 @@ class Module:
         """The error of scale ds @ y by errors of ds."""
         e, size = self.e, np.abs(y)
         share = np.abs(e.p @ y) + (e.p * (e.likely.p + e.r.up)) @ size
-        chance = np.sqrt((e.ds_random**2 * e.of_row) @ y**2 + (e.likely.D * share) ** 2)
+        chance = np.sqrt((e.ds_random**2 * e.of_row) @ y**2 + (e.likely.D * share) ** 2 + e.of_one(y) ** 2)
         likely = e.likely.ds @ size + chance + self.query_ds @ size + self.by_keys(y)
         return [self.scale * (x + e.ds_flushed @ size) for x in (1.02 * (e.ds_worst @ size), likely)]
 
     def keys(self, y):
         """The error of scale ds^T @ y by errors of ds."""
         e, size = self.e, np.abs(y)
-        chance = np.sqrt(turned(e.ds_random**2 * e.of_key + e.shares**2 * e.of_rows) @ y**2)
+        chance = np.sqrt(
+            turned(e.ds_random**2 * e.of_key + (e.shares**2 + e.likely.top**2) * e.of_rows) @ y**2
+        )
         likely = turned(e.likely.ds) @ size + chance + turned(self.of_keys) @ size
         likely = likely + np.sqrt(turned(self.query_ds**2) @ (self.of_query * y**2))
         worst = 1.02 * (turned(e.ds_worst) @ size)
@@ -143,7 +145,8 @@ class Module:
         """The error of scale z^T ds^T y by errors of ds, summed over the batch: (H, a, b)."""
         e, a, b = self.e, np.abs(z), np.abs(y)
         share = np.abs(e.p @ z) + (e.p * (e.likely.p + e.r.up)) @ a
-        rows = (self.query_ds @ a) ** 2 * self.of_query + (e.likely.D * share) ** 2 * e.of_rows
+        of_row = (e.likely.D * share) ** 2 + e.of_one(z) ** 2
+        rows = (self.query_ds @ a) ** 2 * self.of_query + of_row * e.of_rows
         squares = joined(e.ds_random**2 * self.pair_copies, z**2, y**2) + (turned(rows) @ y**2).sum(0)
         likely = joined(e.likely.ds, a, b) + (turned(self.by_keys(z)) @ b).sum(0) + np.sqrt(squares)
         flushed = joined(e.ds_flushed, a, b)
@@ -219,7 +222,7 @@ def of_tokens(side, m, alone):
     tiny = np.where((side.dy > 0) & (side.dy < r.normal), r.store_eta, 0) @ np.abs(side.weight)
     flushed = np.where(once, 0, tiny)
     sums = of_sum(side.weight.T, none, terms, r)
-    stored = CHANCE * us * many * np.sqrt(side.dy**2 @ side.weight**2)
+    stored = np.minimum(CHANCE * us * many * np.sqrt(side.dy**2 @ side.weight**2), us * terms)
     return [worst + us * terms + flushed + sums[0], likely + stored + flushed + sums[1]]
 
 

@@ -68,9 +68,13 @@ class Pairs:
         in_groups = p.reshape(B, self.Hkv, self.g * T, S)
         self.of_row = along(p, 3, r.width)
         self.of_key = along(in_groups, 2, r.width).reshape(p.shape)
-        by_channel = [along(o[..., c].ravel(), 0, r.width).reshape(B, H, T, 1) for c in range(o.shape[3])]
-        self.of_rows = np.max(by_channel, axis=0)
-        of_channels = along(o, 3, r.width).max(3, keepdims=True)
+        of_channels = along(o, 3, r.width)
+        by_rows = [along(o[..., c].ravel(), 0, r.width).reshape(B, H, T) for c in range(o.shape[3])]
+        shares = of_channels * (do * half_spacing(o, dtype)) ** 2
+        total = shares.sum(3)
+        self.of_rows = np.where(
+            total > 0, (np.moveaxis(by_rows, 0, 3) * shares).sum(3) / np.where(total > 0, total, 1), 1
+        )[..., None]
         ties = np.where(p > 0, self.of_row, 0).sum(3, keepdims=True)
         queries = self.of_keys(1.0 * see).sum(2, keepdims=True)
         query_ties = self.of_keys(np.where(p > 0, self.of_key, 0)).sum(2, keepdims=True)
@@ -92,8 +96,8 @@ class Pairs:
             of_p = np.where(see, reach + keys + r.ua * spread, 0.0)
             of_dp = (channels + 2 * r.ut) * terms + 2 * r.ua * (self.dp + self.D) + more
             of_D = (of_p * self.ds).sum(3, keepdims=True) + (p * more).sum(3, keepdims=True)
-            of_D = of_D + (keys + channels + 4 * r.ut + 2 * r.us) * self.d_terms
-            of_D = of_D + (r.ua * spread + r.us) * self.D
+            of_sums = (keys + channels + 4 * r.ut + 2 * r.us) * self.d_terms
+            of_D = of_D + of_sums + (r.ua * spread + r.us) * self.D
             stored = do * half_spacing(
                 o + np.einsum("bhij,bhjc->bhic", p * (of_p + r.up), np.abs(self.v)), dtype
             )
@@ -102,13 +106,14 @@ class Pairs:
             else:
                 one = CHANCE**2 * (r.up**2 + r.us**2) + (5 * r.eps) ** 2
                 weights = one * (p**2 * self.of_row * self.dp**2).sum(3, keepdims=True)
-                outputs = CHANCE**2 * of_channels * (stored**2).sum(3, keepdims=True)
+                outputs = CHANCE**2 * (of_channels * stored**2).sum(3, keepdims=True)
                 rounded = np.sqrt(weights + outputs)
             flushed = r.eta_p * terms.sum(3, keepdims=True) + r.eta_0 * do.sum(3, keepdims=True)
-            of_ds = of_p * self.ds + p * (1 + of_p) * of_dp + np.where(top, of_D, 0.0)
+            of_ds = of_p * self.ds + p * (1 + of_p) * of_dp
             return SimpleNamespace(
                 p=of_p,
                 ds=np.where(see, of_ds, 0.0),
+                top=np.where(see & top, of_sums + r.us * self.D, 0.0),
                 D=of_D + rounded + flushed,
                 keys=keys + partial,
                 queries=by_key + partial,
@@ -121,7 +126,9 @@ class Pairs:
             (2 * one + (5 * r.eps) ** 2) * self.ds**2 + (CHANCE * r.us * p * self.dp) ** 2
         )
         self.ds_flushed = np.where(see, r.eta_p * (terms + self.d_terms + 4), 0.0)
-        self.ds_worst = self.worst.ds + 2 * r.up * self.ds + r.us * (p * self.dp + 2 * self.ds)
+        self.ds_worst = (
+            self.worst.ds + self.worst.top + 2 * r.up * self.ds + r.us * (p * self.dp + 2 * self.ds)
+        )
         self.ds_worst = self.ds_worst + p * (1 + self.worst.p) * self.worst.D
         self.shares = p * self.likely.D
         accumulators, stored = LARGEST["float64" if dtype == "float64" else "float32"], LARGEST[dtype]
@@ -130,6 +137,10 @@ class Pairs:
         if r.up:
             lost = lost | (self.ds + self.worst.ds + p * self.worst.D > stored)
         self.lost = see & lost | (r.us > 0) & (self.largest_terms + self.D > stored)
+
+    def of_one(self, y):
+        """What one key of each row gets besides, times y: the largest."""
+        return (self.likely.top[..., None] * np.abs(y)[:, :, None]).max(3)
 
     def of_keys(self, x):
         """(B, H, T, n) as (B, Hkv, g T, n): all queries of a key."""
@@ -184,15 +195,15 @@ def formula(problem, backward, dtype, arithmetic):
     e = Pairs(problem, backward, dtype, arithmetic)
     r, p = e.r, e.p
     q, k, do = (np.abs(x) for x in (e.q, e.k, e.do))
-    reach_ds = e.ds + e.ds_worst, e.ds + e.likely.ds + e.ds_random + e.shares
+    reach_ds = e.ds + e.ds_worst, e.ds + e.likely.ds + e.likely.top + e.ds_random + e.shares
     reach_p = p * (1 + e.worst.p + r.up), p * (1 + e.likely.p + e.p_random)
     sums = summed(e, reach_ds, reach_p)
 
     share = np.abs(p @ e.k) + (p * (e.likely.p + r.up)) @ k
-    chance = np.sqrt((e.ds_random**2 * e.of_row) @ k**2 + (e.likely.D * share) ** 2)
+    chance = np.sqrt((e.ds_random**2 * e.of_row) @ k**2 + (e.likely.D * share) ** 2 + e.of_one(e.k) ** 2)
     flat = e.ds_flushed @ k
     of_q = [1.02 * (e.ds_worst @ k) + flat, e.likely.ds @ k + chance + flat]
-    chance = np.sqrt(e.to_keys(e.ds_random**2 * e.of_key + e.shares**2 * e.of_rows, q**2))
+    chance = np.sqrt(e.to_keys(e.ds_random**2 * e.of_key + (e.shares**2 + e.likely.top**2) * e.of_rows, q**2))
     flat = e.to_keys(e.ds_flushed, q)
     of_k = [1.02 * e.to_keys(e.ds_worst, q) + flat, e.to_keys(e.likely.ds, q) + chance + flat]
     chance = np.sqrt(e.to_keys((e.p_random * p) ** 2 * e.of_key, do**2))
@@ -238,10 +249,10 @@ def of_bias(problem, e, inputs=0.0):
             continue
         same = counted(p.ravel(), max(r.up / 4, 2.0**-24)).reshape(p.shape)
         ties = np.where(p > 0, same, 0).sum()
-        shares = e.shares[part]
+        shares, top = e.shares[part], e.likely.top[part]
         if shape[3] == 1:
-            shares = shares.sum(3, keepdims=True)
-        random = (e.ds_random[part] ** 2 * same).sum() + (shares**2 * e.of_rows[part[:3]]).sum()
+            shares, top = shares.sum(3, keepdims=True), top.max(3, keepdims=True)
+        random = (e.ds_random[part] ** 2 * same).sum() + ((shares**2 + top**2) * e.of_rows[part[:3]]).sum()
         most = 1.07 * n + 8
         likely = min(3 * math.sqrt(max(n, ties) + 8), most)
         worst = 1.02 * e.ds_worst[part].sum() + r.ua * most * ds.sum()
