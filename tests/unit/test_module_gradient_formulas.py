@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from module_formulas import module_formula
-from row_formulas import ARITHMETICS, drawn_forward
+from row_formulas import ARITHMETICS, LEAST, drawn_forward
 
-from attn_reference import forward_backward_bound, solve_forward, solve_forward_backward
+from attn_reference import forward_backward_bound, lower_forward, solve_forward, solve_forward_backward
 
 
 @pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
@@ -72,3 +72,16 @@ def test_small_gradients_are_the_formula(dtype, ends):
                 np.testing.assert_allclose(
                     got[name], bound, rtol=1e-6, atol=0, err_msg=f"{name} of {seed}, {size}"
                 )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_smallest_normal_number_is_not_flushed(dtype):
+    # One key: its value, moved by weights of 1, is the output whose product with dy is the gradient of out.weight.
+    weights = {f"{name}.weight": np.eye(4) for name in ("query", "key", "value", "out")}
+    for size in (0.5, 1.0, 2.0):
+        x = np.full((1, 1, 4), size * 2.0 ** LEAST[dtype])
+        problem = lower_forward(weights, x, x, n_head=2)
+        backward = solve_forward_backward(problem, np.ones((1, 1, 4)))
+        got = forward_backward_bound(problem, backward, dtype, "fused")
+        for name, bound in module_formula(problem, backward, dtype, "fused").items():
+            np.testing.assert_allclose(got[name], bound, rtol=1e-9, atol=0, err_msg=f"{name} of {size}")
