@@ -114,7 +114,7 @@ def _replayed(
     known = {check.name: check for check in checks().get(requirement.id, ()) if subject.kind in check.kinds}
     for number, stored in enumerate(order.stored, 1):
         check = known.get(stored.check)
-        if check is None or check.lacks(subject.scope) or unmet(requirement, subject, [check]):
+        if check is None or unmet(requirement, subject, [check]):
             continue  # of another version, or of something that is not claimed now
         try:
             _, failed = attempt(check, subject, stored.case, watch)

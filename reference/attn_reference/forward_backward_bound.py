@@ -220,10 +220,9 @@ def added(
     products: dict[str, Array], through: dict[str, Error], names: tuple[str, ...], at: Setting
 ) -> Error:
     """The error of a sum of such products, each of which may be stored, and so may sums of the first."""
-    us, several = at.store.us, np.stack([np.abs(products[name]) for name in names])
-    terms = several.sum(0)
-    chance = CHANCE * us * np.sqrt((several**2).sum(0) + terms**2)
-    error = Error(2 * us * terms, np.minimum(chance, 2 * us * terms))
+    terms = np.stack([np.abs(products[name]) for name in names]).sum(0)
+    stored = 2 * at.store.us * terms  # several standard sizes of so few roundings are more than all of them
+    error = Error(stored, stored)
     for name in names:
         error = error + through[name]
     return error.plus(len(names) * (at.r.ua * terms + np.where(terms > 0, at.store.eta, 0.0)))

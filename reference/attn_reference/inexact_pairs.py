@@ -80,7 +80,7 @@ def inexact_pairs(
     width = unit_roundoff(at.dtype) / FINE
     query_copies = np.maximum(row_copies(q, width), row_copies(do, width))
     key_copies = np.maximum(row_copies(k, width), row_copies(v, width))
-    many = turned(key_copies) * np.ones_like(p)
+    many = turned(key_copies)
     whole = np.moveaxis(p, 1, 0)
     shared = Shared(
         ds=core.ds,

@@ -52,6 +52,14 @@ def test_the_growing_cache_conforms():
     assert accused(run(found, only=("CACHE", "CAUSAL", "ERR", "HOST", "OUT-4"))) == {}
 
 
+def test_the_plain_module_conforms_and_holds_its_scores():
+    found, refused = subject(f"{ROOT}/examples/torch_module.py:Attention")
+    assert refused == {}
+    report = run(found, effort="smoke")
+    assert set(accused(report)) == {"MEM-1"}
+    assert report.verdict == "conforms"
+
+
 def test_pytorch_differs_as_it_documents_hides_nan_and_adds_gradients_up_coarsely():
     # Without a mask and with fewer keys than a vector register holds, the CPU flash kernel gives 0 where a query or
     # all keys are NaN. In half precision it rounds the gradients of k and v after each block of queries.

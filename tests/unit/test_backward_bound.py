@@ -317,6 +317,8 @@ def test_numbers_that_round_alike_are_counted():
     x = np.array([[1.0, 1.0 + 1e-4, 2.0, 0.0, 0.0], [3.0, 0.5, 3.0, 3.0, 0.5], [1.0, 0.0, 0.0, 1.0, 1.0]])
     np.testing.assert_array_equal(copies(x, 1e-2), [[2, 2, 1, 1, 1], [3, 2, 3, 3, 2], [3, 1, 1, 3, 3]])
     np.testing.assert_array_equal(copies(x[:1], 1e-6), [[1, 1, 1, 1, 1]])
+    steps = np.append(np.exp(-1e-2 * (np.arange(300) + 0.5)), np.zeros(9))  # no cell is that of zeros
+    np.testing.assert_array_equal(copies(steps, 1e-2), np.ones(309))
 
 
 @pytest.mark.parametrize(("finer", "least", "most"), [(1, 0.2, 0.5), (4, 1.0, 1.4), (16, 3.0, 6.0)])

@@ -87,6 +87,13 @@ def test_a_file_that_is_missing_and_one_without_tables(tmp_path):
     file.write_text('expected = ["MASK-1"]')
     with pytest.raises(ValueError, match=r"entry 1: 'MASK-1' is no table; write \[\[expected\]\]"):
         expectations(file)
+    for text in ("expected = 3", "expected = 'MASK-1'", "[expected]"):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=r"the file may hold \[\[expected\]\] tables only, got expected"):
+            expectations(file)
+    file.write_text('[[expected]]\nrequirement = "MASK-1"\nreason = 3')
+    with pytest.raises(ValueError, match=r"\(MASK-1\): reason must be a text that is not empty, got 3"):
+        expectations(file)
     with pytest.raises(ValueError, match=r"expected failures, entry 1 \(MASK-1\): reason must be a text"):
         expectations({"MASK-1": ""})
 

@@ -156,6 +156,7 @@ def test_double_double_operations_are_good_to_102_bits():
 
     for got, exact in (
         (x + y, Fraction.__add__),
+        (x - y, Fraction.__sub__),
         (x * y, Fraction.__mul__),
         (x / y, Fraction.__truediv__),
     ):
@@ -180,3 +181,70 @@ def test_matmul_of_integers_is_exact():
     rng = np.random.default_rng(0)
     a, b = rng.integers(-9, 9, (2, 3, 4)), rng.integers(-9, 9, (2, 4, 5))
     np.testing.assert_array_equal((exactly(a) @ exactly(b)).high, a @ b)
+
+
+def test_sums_whose_high_parts_cancel_keep_all_that_is_left():
+    rng = np.random.default_rng(0)
+    high = rng.standard_normal(200)
+    low, other = 2.0**-54 * rng.uniform(-1, 1, (2, 200)) * np.abs(high)
+    got = DoubleDouble(high, low) + DoubleDouble(-high, other)
+    for g, h, a, b in zip(got.high, got.low, low, other, strict=True):
+        assert Fraction(g) + Fraction(h) == Fraction(a) + Fraction(b)
+
+
+@pytest.mark.parametrize("use_longdouble", PATHS)
+def test_a_nan_among_the_values_reaches_its_channel_where_it_is_seen(use_longdouble):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, 1, 4, 3)) for _ in range(3))
+    v[0, 0, 2, 1] = np.nan
+    solution = solve_extended(lower(q, k, v, is_causal=True), use_longdouble=use_longdouble)
+    due = np.zeros((4, 3), bool)
+    due[2:, 1] = True
+    np.testing.assert_array_equal(np.isnan(solution.o[0, 0]), due)
+
+
+def test_shapes_and_sums_are_those_of_numpy():
+    rng = np.random.default_rng(0)
+    x = DoubleDouble(rng.integers(-9, 9, (2, 3, 4)).astype(float), rng.integers(-9, 9, (2, 3, 4)) * 2.0**-60)
+    for got, high, low in (
+        (x.reshape(2, 12), x.high.reshape(2, 12), x.low.reshape(2, 12)),
+        (x.swapaxes(0, 2), x.high.swapaxes(0, 2), x.low.swapaxes(0, 2)),
+        (x[1, ..., :2], x.high[1, ..., :2], x.low[1, ..., :2]),
+        (exactly(x.high), x.high, 0 * x.high),
+    ):
+        np.testing.assert_array_equal(got.high, high)
+        np.testing.assert_array_equal(got.low, low)
+        assert got.shape == high.shape == got.low.shape
+    for axis in range(3):
+        got = x.sum(axis, keepdims=True)
+        high, low = x.high.sum(axis, keepdims=True), x.low.sum(axis, keepdims=True)
+        assert got.shape == high.shape
+        np.testing.assert_array_equal((got.high - high) + got.low, low)
+
+
+def test_products_are_broadcast_and_keep_their_low_parts():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(-9, 9, (3, 1, 4, 2)).astype(float), rng.integers(-9, 9, (5, 2, 6)).astype(float)
+    got = DoubleDouble(a, a * 2.0**-60) @ exactly(b)
+    assert got.shape == (3, 5, 4, 6)
+    np.testing.assert_array_equal(got.high, a @ b)
+    np.testing.assert_array_equal(got.low, (a @ b) * 2.0**-60)
+
+
+@needs_longdouble
+@pytest.mark.parametrize("name", CASES)
+def test_the_two_arithmetics_agree_in_all_that_they_give(name):
+    problem = case(name)
+    one, two = solve_extended(problem, use_longdouble=True), solve_extended(problem, use_longdouble=False)
+    np.testing.assert_array_equal(two.empty, one.empty)
+    np.testing.assert_array_equal(two.m[one.empty], 0)
+    assert one.empty.any() == (name == "empty rows")
+    for field in ("s", "m", "lse"):
+        np.testing.assert_allclose(getattr(two, field), getattr(one, field), rtol=1e-13, atol=1e-13)
+    np.testing.assert_array_equal(two.p == 0, one.p == 0)
+    visible = np.broadcast_to(problem.visible, problem.shape)
+    size = np.abs(np.where(visible, one.s, 0)).max()
+    # Long doubles have 64 bits; scores of this size lose as many of the weights'.
+    error = np.abs((two.p - one.p) + (two.p_low - one.p_low))
+    assert (error <= 2.0**-60 * (16 + 4 * size) * one.p).all()
+    assert np.any(two.p_low != 0)

@@ -1,11 +1,26 @@
 """The verdict on one output: bounds, NaN in both directions, overflow, and which element is shown."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from row_formulas import drawn_forward
 
 from attn_conformance.cases import KernelCase, build
 from attn_conformance.cases.values import STORAGE
-from attn_conformance.judge import Answer, Element, ask, ask_lse, compare, moves
+from attn_conformance.judge import (
+    Answer,
+    Comparison,
+    Element,
+    Evidence,
+    Failed,
+    ask,
+    ask_lse,
+    ask_module,
+    compare,
+    differs,
+    moves,
+)
 from attn_reference import lower, solve
 
 DTYPES = tuple(STORAGE)
@@ -28,6 +43,7 @@ def test_the_rounded_reference_passes_and_one_element_off_by_two_bounds_fails(dt
     answer = ask(problem, dtype, "fused")
     right = answer.value.astype(STORAGE[dtype])
     assert compare(right, answer).ok
+    assert answer.low.any() == (dtype == "float64")
     for index in ((0, 0, 0, 0), (1, 2, 4, 7), (0, 1, 3, 2)):
         wrong = right.astype(np.float64)
         # two bounds from where it is: the storage dtype's own rounding must not bring it back
@@ -150,6 +166,17 @@ def test_whether_a_feature_matters_is_asked_of_the_judged_rows():
         (2 / 3, 2 / 3 + 1e-8, 1e-15, "expected 0.66666666667, got 0.66666667667, bound 1e-15"),
         (0.0, 0.149235472, 7.71e-46, "expected 0, got 0.149235472, bound 7.71e-46"),
         (np.nan, 1.0, 1e-6, "expected nan, got 1, bound"),
+        (1 / 3, 0.5, 1.0, "expected 0.333333333, got 0.5, bound"),
+        # Both numbers, and errors of either sign, must be shown to a tenth of the bound,
+        (1 / 3, 0.333333334, 1e-11, "expected 0.333333333333, got 0.333333334, bound"),
+        (0.333333334, 1 / 3, 1e-11, "expected 0.333333334, got 0.333333333333, bound"),
+        (2 / 3, 0.666666668, 1e-11, "expected 0.666666666667, got 0.666666668, bound"),
+        (1 / 3, 0.333333343, 1e-10, "expected 0.33333333333, got 0.333333343, bound"),
+        # or to a thousandth of what lies between them,
+        (2 / 3, 2 / 3 - 1e-8, 1e-15, "expected 0.66666666667, got 0.66666665667, bound"),
+        # and never with more digits than tell them from all others.
+        (0.1, 0.1, 0.0, "expected 0.10000000000000001, got 0.10000000000000001, bound"),
+        (1 / 3, 0.3333334, 10 * (1 / 3 - 0.333333333), "expected 0.333333333, got 0.3333334, bound"),
     ],
 )
 def test_numbers_have_as_many_digits_as_show_by_how_much_they_differ(expected, got, limit, shown):
@@ -165,3 +192,172 @@ def test_an_answer_knows_what_looser_claims_allow_also_of_a_part_and_of_a_second
         assert compare(numbers, whole.claiming("float32")).ok
         assert not compare(numbers, whole.doubled(whole.value)).ok
         assert compare(numbers, whole.doubled(whole.value).claiming("float32")).ok
+
+
+# --- which rows are judged, and what matters
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [
+        ((1, 1, 1024, 1024), 1024),  # 2^20 scores
+        ((1, 1, 1025, 1024), 1024),
+        ((2, 2, 300, 1024), 256),
+        ((1, 1, 1024, 1025), 1023),
+        ((1, 1, 3, 2**20 + 1), 2),
+        ((1, 1, 3, 0), 3),
+        ((0, 1, 3, 4), 3),
+    ],
+)
+def test_as_many_rows_are_judged_as_have_a_million_scores(shape, rows):
+    B, H, T, S = shape
+    q, k = np.zeros((B, H, T, 1), np.float32), np.zeros((B, H, S, 1), np.float32)
+    problem = lower(q, k, k)
+    for answer in (ask(problem, "float32", "fused"), ask_lse(problem, "float32", "fused")):
+        assert answer.rows.size == answer.value.shape[2] == rows
+        assert answer.limit.shape == answer.value.shape
+        assert (answer.rows[0], answer.rows[-1]) == (0, T - 1)
+        assert (np.diff(answer.rows) > 0).all()
+        assert np.diff(answer.rows).max() <= max(2, -(-T // (rows - 1)))
+
+
+def shifted(answer, by):
+    return replace(answer, value=answer.value + by)
+
+
+def test_what_moves_some_element_by_more_than_ten_bounds_matters():
+    answer = answer_of([1.0, 2.0], 0.5)
+    answer.limit[0, 0, 1, 0] = 0.25
+    for move, matters in (([4.9, -2.4], False), ([5.1, 0.0], True), ([-5.1, 0.0], True), ([0.0, 2.6], True)):
+        assert differs(answer, shifted(answer, np.array(move).reshape(1, 1, 2, 1))) is matters
+    assert not differs(answer, shifted(answer, np.nan))
+    assert not differs(answer, answer)
+
+
+@pytest.mark.parametrize(("bounds", "matters"), [(9.9, False), (10.1, True)])
+def test_a_problem_without_a_feature_is_ten_bounds_away(bounds, matters):
+    # With a single key the output is that key's value.
+    q, k, v = (np.ones((1, 1, 1, n)) for n in (2, 2, 3))
+    answer = ask(lower(q, k, v), "float32", "fused")
+    other = v.copy()
+    other[0, 0, 0, 1] -= bounds * answer.limit[0, 0, 0, 1]
+    assert moves(answer, lower(q, k, other)) is matters
+
+
+def test_a_second_run_may_differ_by_two_limits_from_the_first():
+    answer = replace(answer_of([1.0, 2.0, 3.0], 0.5), rows=np.array([0, 2, 3]))
+    answer.low[:] = 0.1
+    first = np.arange(4.0).reshape(1, 1, 4, 1)
+    doubled = answer.doubled(first)
+    np.testing.assert_array_equal(doubled.value.ravel(), [0, 2, 3])
+    np.testing.assert_array_equal(doubled.low, 0 * answer.low)
+    np.testing.assert_array_equal(doubled.limit, np.ones((1, 1, 3, 1)))
+    assert doubled.problem is None
+    assert doubled.value.dtype == np.float64
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_part_of_an_answer_is_that_of_its_elements_in_their_order(axis):
+    value = np.arange(24.0).reshape(2, 2, 3, 2)
+    answer = Answer(value, value / 100, value + 1, np.arange(3))
+    part = answer.part(np.array([1, 0, 1]), axis)
+    for got, whole in ((part.value, value), (part.low, value / 100), (part.limit, value + 1)):
+        np.testing.assert_array_equal(
+            got, np.concatenate([np.flip(whole, axis), whole.take([1], axis)], axis)
+        )
+    assert part.problem is None
+
+
+# --- elements and messages
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "limit", "ratio"),
+    [
+        (1.0, 1.5, 0.25, 2.0),
+        (1.0, 0.5, 0.25, 2.0),
+        (1.0, 1.0, 0.0, 0.0),
+        (1.0, 1.5, 0.0, np.inf),
+        (np.nan, np.nan, 1.0, 0.0),
+        (np.nan, 1.0, 1.0, np.inf),
+        (1.0, np.nan, 1.0, np.inf),
+        (1.0, np.inf, 1.0, np.inf),
+        (np.nan, np.inf, 1.0, np.inf),
+    ],
+)
+def test_the_ratio_of_an_element(expected, got, limit, ratio):
+    assert Element((0, 0, 0, 0), expected, got, limit).ratio == ratio
+
+
+def test_comparisons_say_how_many_are_off_and_which():
+    first, worst = Element((0, 0, 0, 0), 1.0, 2.0, 0.5), Element((0, 1, 2, 3), 1.0, 4.0, 0.5)
+    assert Comparison(6.0, 2, 9, first, worst).explain() == (
+        "2 of 9 elements out of bound\n"
+        "first [0, 0, 0, 0] expected 1, got 2, bound 0.5 (2 times over)\n"
+        "worst [0, 1, 2, 3] expected 1, got 4, bound 0.5 (6 times over)"
+    )
+    assert Comparison(2.0, 1, 9, first, first).explain().count("\n") == 1
+    assert Comparison(0.5, 0, 9).ok
+    assert not Comparison(2.0, 1, 9, first, first).ok
+
+
+def test_an_error_is_counted_from_the_value_and_what_it_lost_in_rounding():
+    answer = answer_of([1.0, 1.0, 1.0], 0.5)
+    answer.low[:] = 0.25
+    comparison = compare(np.array([1.0, 1.5, 0.25]).reshape(1, 1, 3, 1), answer)
+    assert comparison.ratio == 2.0  # |0.25 - 1 - 0.25| / 0.5
+    assert (comparison.wrong, comparison.size) == (1, 3)
+    assert comparison.first == comparison.worst
+    assert comparison.worst.index == (0, 0, 2, 0)
+    assert compare(np.ones((1, 1, 3, 1)), answer).ratio == 0.5
+
+
+def test_an_error_as_large_as_the_limit_passes():
+    answer = answer_of([1.0], 0.5)
+    assert compare(np.array([1.5]).reshape(1, 1, 1, 1), answer).ok
+    assert not compare(np.array([np.nextafter(1.5, 2)]).reshape(1, 1, 1, 1), answer).ok
+
+
+def test_elements_are_counted_in_all_four_axes_and_rows_by_their_place_in_the_output():
+    value = np.zeros((2, 2, 2, 3))
+    answer = Answer(value, value, value + 0.5, np.array([1, 4]))
+    got = np.zeros((2, 2, 6, 3))
+    got[0, 1, 4, 2], got[1, 0, 1, 0] = 1.0, -2.0
+    got[0, 0, 3] = 9.0  # not judged
+    comparison = compare(got, answer)
+    assert (comparison.wrong, comparison.size, comparison.ratio) == (2, 24, 4.0)
+    assert comparison.first == Element((0, 1, 4, 2), 0.0, 1.0, 0.5)
+    assert comparison.worst == Element((1, 0, 1, 0), 0.0, -2.0, 0.5)
+
+
+def test_nothing_to_compare_is_right():
+    answer = Answer(np.zeros((0, 1, 2, 3)), np.zeros((0, 1, 2, 3)), np.zeros((0, 1, 2, 3)), np.arange(2))
+    assert compare(np.zeros((0, 1, 2, 3)), answer) == Comparison(0.0, 0, 0)
+
+
+def test_a_failure_in_other_words_keeps_what_it_knows():
+    answer = answer_of([1.0], 0.5)
+    got = np.array([3.0]).reshape(1, 1, 1, 1)
+    comparison = compare(got, answer)
+    failed = Failed("off", comparison, Evidence(got, answer))
+    told = failed.told("in other words")
+    assert (told.message, str(told)) == ("in other words", "in other words")
+    assert told.comparison is comparison
+    assert told.evidence is failed.evidence
+    assert (Failed("off").comparison, Failed("off").evidence) == (None, None)
+
+
+def test_the_answer_of_a_module_is_one_wide_head_of_all_rows():
+    problem = drawn_forward(2)
+    B, T, N = problem.x.shape
+    for dtype in ("float64", "float32"):
+        answer = ask_module(problem, dtype, "fused")
+        assert answer.value.shape == answer.low.shape == answer.limit.shape == (B, 1, T, N)
+        np.testing.assert_array_equal(answer.rows, np.arange(T))
+        assert answer.low.any() == (dtype == "float64")
+        assert (answer.problem is problem, answer.dtype, answer.arithmetic) == (True, dtype, "fused")
+    looser = answer.claiming("tf32")
+    assert (looser.dtype, looser.arithmetic) == ("float32", "tf32")
+    assert (looser.limit > answer.limit).all()
+    other = answer.claiming("bfloat16")
+    assert (other.dtype, other.arithmetic) == ("bfloat16", "fused")

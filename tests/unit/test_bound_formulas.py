@@ -1,0 +1,117 @@
+"""The bound of a log-sum-exp is the formula, and that of results is where chance and hulls decide."""
+
+import importlib
+import math
+
+import numpy as np
+import pytest
+from row_formulas import ARITHMETICS, LEAST, LOW, UNIT, log_weights, row_of, row_parts, sizes_of
+
+from attn_reference import bound, half_ulp, limit, lower, lse_bound, solve
+
+module = importlib.import_module("attn_reference.bound")  # the attribute of that name is the function
+
+
+def drawn(seed):
+    """A small call, float64, for any dtype; every fourth has scores that no dtype resolves."""
+    rng = np.random.default_rng(seed)
+    B, H, T, S, D, Dv = (int(n) for n in rng.integers(1, (3, 4, 4, 7, 5, 4)))
+    q, k, v = (rng.standard_normal(shape) for shape in ((B, H, T, D), (B, H, S, D), (B, H, S, Dv)))
+    if seed % 4 == 1:
+        q = 10.0 ** rng.uniform(2, 19) * q
+    if seed % 4 == 2:
+        k[:, :, 1:] = k[:, :, :1]
+    if seed % 6 == 3:
+        v = v + 100
+    mask = [None, rng.random((T, S)) < 0.6, 3 * rng.standard_normal((1, H, T, S))][seed % 3]
+    scale = -0.6 if seed % 5 == 4 else None
+    return lower(q, k, v, mask, is_causal=mask is None and seed % 2 == 0, scale=scale)
+
+
+def is_the_formula(problem, dtype, arithmetic):
+    """Compare every row; gives the rows' largest errors of ln p."""
+    r, solution, tops = sizes_of(dtype, arithmetic), solve(problem), []
+    got, of_lse = bound(problem, solution, dtype, arithmetic), lse_bound(problem, solution, dtype, arithmetic)
+    for at in np.ndindex(*problem.shape[:3]):
+        row, see = row_of(problem, solution, *at)
+        if not see.any():
+            assert of_lse[at] == 0
+            assert (got[at] == 0).all()
+            continue
+        e = row_parts(row, problem.v[at[:2]][see], solution.o[at], r)
+        expected = np.minimum(e.worst, e.probable)
+        assert (np.abs(got[at] - expected) <= 1e-9 * expected + e.blur).all(), at
+        delta, _, _ = log_weights(row, r)
+        tops.append(delta.max())
+        scores = tops[-1] if tops[-1] >= 60 else math.log1p(row.p @ np.expm1(delta))
+        rest = r.ua * (1.07 * see.sum() + 8 + 6 * (abs(row.m) + math.log(see.sum()))) + r.eta_0
+        np.testing.assert_allclose(of_lse[at], scores + rest, rtol=1e-9, atol=0)
+    return np.array(tops)
+
+
+@pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
+def test_the_bounds_of_a_row_are_the_formula(dtype, arithmetic):
+    for seed in range(60):
+        is_the_formula(drawn(seed), dtype, arithmetic)
+
+
+@pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
+def test_errors_of_scores_are_undecided_from_sixty_on(dtype, arithmetic):
+    rng = np.random.default_rng(0)
+    k, v = rng.standard_normal((1, 1, 5, 4)), rng.standard_normal((1, 1, 5, 2))
+    # Rows that differ in length alone, with errors of ln p in proportion: 45 to 80 in steps of 1 %.
+    one = is_the_formula(lower(1e20 * np.ones((1, 1, 1, 4)), k, v), dtype, arithmetic)[0] / 1e20
+    q = np.geomspace(45, 80, 60)[:, None] / one * np.ones(4)
+    tops = is_the_formula(lower(q[None, None], k, v), dtype, arithmetic)
+    assert ((tops > 59) & (tops < 60)).any()
+    assert ((tops > 60) & (tops < 61)).any()
+    assert (tops > 66).any()
+
+
+@pytest.mark.parametrize("size", [1e7, 1.5e6])  # errors of ln p of 4 and of 0.6
+def test_keys_too_far_below_the_maximum_have_no_weight_whatever_the_errors(size):
+    # Scores of 0 and of -(800 + 2 top + x), where errors are large enough for hulls to decide; the far key's value is
+    # the largest.
+    k, v = np.array([[size, 0.0], [size, 0.0], [size, 1.0]]), np.array([[1.0], [2.0], [50.0]])
+    one = lower(np.array([[[[1.0, 0.0]]]]), k[None, None], v[None, None])
+    row, _ = row_of(one, solve(one), 0, 0, 0)
+    top = log_weights(row, sizes_of("float32", "fused"))[0].max()
+    found = []
+    for x in (-400.0, -20.0, -1.5, -0.5, 0.5, 1.5, 20.0, 80.0):
+        far = -(800 + 2 * top + x) * math.sqrt(2)
+        k[2, 1] = far
+        problem = lower(np.array([[[[1.0, 1.0]]]]), k[None, None], v[None, None])
+        is_the_formula(problem, "float32", "fused")
+        found.append(bound(problem, solve(problem), "float32").item())
+    assert min(found[:4]) > 1.5 * max(found[4:])
+
+
+@pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
+def test_keys_without_weight_are_terms_of_the_sums_all_the_same(dtype, arithmetic):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, 2, n, 3)) for n in (2, 40, 40))
+    bias = np.where(np.arange(40) < 2, 0.0, -2000.0)[None].repeat(2, 0)
+    is_the_formula(lower(q, k, v, bias), dtype, arithmetic)
+
+
+@pytest.mark.parametrize("dtype", UNIT)
+def test_a_limit_is_the_bound_and_half_a_unit_with_some_slack(dtype):
+    x = np.array([1.0, 1.5, 2.0, 2.0 ** LEAST[dtype], 2.0 ** LEAST[dtype] / 3, 0.0])
+    half = UNIT[dtype] * np.array([1.0, 1.0, 2.0, *[2.0 ** LEAST[dtype]] * 3])
+    np.testing.assert_array_equal(half_ulp(-x, dtype), half)
+    np.testing.assert_allclose(limit(x, 0 * x, dtype), 1.1 * half, rtol=1e-15)
+    # The unit is that of the farthest number that the bound reaches.
+    np.testing.assert_allclose(
+        limit(-x[1:2], np.array([0.75]), dtype), 1.1 * (0.75 + 2 * UNIT[dtype]), rtol=1e-15
+    )
+
+
+def test_sums_beyond_all_numbers_are_no_warning():
+    assert np.isinf(limit(np.array([1.7e308]), np.array([1.7e308]), "float64"))
+
+
+def test_the_largest_number_passes_and_what_reaches_beyond_it_may_be_anything():
+    for dtype in LOW:
+        most = module.largest(dtype)
+        assert np.isfinite(limit(np.array([most]), np.zeros(1), dtype))
+        assert np.isinf(limit(np.array([most]), np.array([most * 1e-9]), dtype))

@@ -1,0 +1,74 @@
+"""The bound of a forward call is the formula, which `row_formulas` has once more."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from row_formulas import ARITHMETICS, LEAST, drawn_forward, forward_formula
+
+from attn_reference import forward_bound, lower_forward, solve_forward
+
+
+def is_the_formula(problem, dtype, arithmetic, seed):
+    """Compare the bounds of all elements; gives those that were expected."""
+    solution = solve_forward(problem)
+    expected, blur = forward_formula(problem, solution, dtype, arithmetic)
+    got = forward_bound(problem, solution, dtype, arithmetic)
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(expected))
+    finite = np.isfinite(expected)
+    off = np.abs(got[finite] - expected[finite]) > 1e-9 * expected[finite] + blur[finite]
+    assert not off.any(), (seed, got[finite][off], expected[finite][off], blur[finite][off])
+    return expected
+
+
+@pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
+def test_the_bound_of_a_forward_call_is_the_formula(dtype, arithmetic):
+    for seed in range(60):
+        assert np.isfinite(is_the_formula(drawn_forward(seed), dtype, arithmetic, seed)).all()
+
+
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+@pytest.mark.parametrize(
+    ("dtype", "most"), [("float16", 65504.0), ("float32", float(np.finfo(np.float32).max))]
+)
+def test_where_stored_arrays_may_overflow_is_the_formula(name, dtype, most):
+    # One of q, k and v grows from what fits to what does not; what meets it is small, so that scores stay small.
+    seen = np.zeros(2, int)
+    for seed in (1, 2, 4, 7, 12, 13):
+        problem = drawn_forward(seed)
+        weights, biases = dict(problem.weights), dict(problem.biases)
+        other = {"query": "key", "key": "query"}.get(name)
+        largest = np.abs(problem.source(name) @ weights[name].T + biases[name]).max()
+        # Coarsely, and finely where the largest number is about to be passed, by itself or by its error.
+        for size in np.append(np.geomspace(0.3, 20, 25), np.linspace(0.99, 1.001, 40)) * most / largest:
+            grown = {name: size, other: 1 / size}
+            problem = replace(
+                problem,
+                weights={key: grown.get(key, 1.0) * one for key, one in weights.items()},
+                biases={key: grown.get(key, 1.0) * one for key, one in biases.items()},
+            )
+            expected = is_the_formula(problem, dtype, "fused", seed)
+            seen += np.isinf(expected).sum(), np.isfinite(expected).sum()
+    assert (seen > 50).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_small_numbers_that_are_moved_are_the_formula(dtype):
+    # One key, whose value is moved and scaled on its way out: from subnormal numbers to normal ones, and the reverse.
+    normal, out = 2.0 ** LEAST[dtype], np.diag([2.0, 1.0, 0.5, 1.5, -4.0, 2.0])
+    params = {f"{name}.weight": np.eye(6) for name in ("query", "key", "value")} | {"out.weight": out}
+    for size in (*np.geomspace(0.1, 5, 30), 0.25, 0.5, 1.0, 2.0):
+        x = np.full((1, 1, 6), size * normal)
+        is_the_formula(lower_forward(params, x, x, n_head=2), dtype, "fused", size)
+
+
+@pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
+def test_rows_without_a_key_have_no_error_but_that_of_the_bias(dtype, arithmetic):
+    problem = drawn_forward(1)
+    mask = np.ones(problem.mask.shape, bool)
+    mask[..., 0, :] = False
+    biases = {name: 0 * bias for name, bias in problem.biases.items()}
+    problem = replace(problem, mask=mask, biases=biases)
+    expected = is_the_formula(problem, dtype, arithmetic, "without a bias")
+    assert (expected[:, 0] == 0).all()
+    assert (forward_bound(problem, solve_forward(problem), dtype, arithmetic)[:, 0] == 0).all()
