@@ -11,6 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from attn_conformance import simplified
 from attn_conformance.cases import ForwardCase, build_forward, draw_params
 from attn_conformance.checks.forward import ANY
 from attn_conformance.expect import same, within
@@ -48,7 +49,7 @@ def parameters_are_never_modified(subject: ModuleSubject, case: ForwardCase) -> 
     return True
 
 
-@check("PURE-2", cases=lambda s: forward_cases(s, cross=ANY), kinds=MODULE, floor=1, needs=("torch-module",))
+@check("PURE-2", cases=lambda s: forward_cases(s, cross=ANY), kinds=MODULE, floor=1, needs=("torch-module",), grounds=simplified.repeated)
 def training_mode_changes_nothing(subject: ModuleSubject, case: ForwardCase) -> bool:
     """A module in training mode gives what it gives in evaluation mode."""
     call = build_forward(case)
@@ -72,7 +73,7 @@ def _changes(scope: Scope) -> SearchStrategy[ForwardCase]:
     return forward_cases(scope, cross=ANY, weights_dtype=other, change=changes)
 
 
-@check("PURE-6", cases=_changes, kinds=MODULE)
+@check("PURE-6", cases=_changes, kinds=MODULE, grounds=simplified.forward)
 def parameters_count_as_they_are(subject: ModuleSubject, case: ForwardCase) -> bool:
     """Weights loaded between calls are used at once, and modules or threads used in turn do not meet."""
     call = build_forward(case)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from numpy.typing import NDArray
 
-from attn_conformance import expect
+from attn_conformance import expect, simplified
 from attn_conformance.cases import Call, KernelCase, build, layouts
 from attn_conformance.judge import Answer, Evidence, Failed, compare, moves
 from attn_conformance.process_state import changes, keeping_threads
@@ -126,6 +126,7 @@ FAMILIES_APART = (*ORDINARY, "uneven-batch", "uneven-batch", "uneven-heads")
     cases=lambda scope: _maybe_masked(
         scope, batch=st.integers(2, 9), queries=sizes.short_lengths, families=FAMILIES_APART
     ),
+    grounds=simplified.one_element,
 )
 def batch_elements_do_not_meet(subject: Subject, case: KernelCase) -> bool:
     """An element alone gives what it gives in the batch, and a permuted batch the permuted result."""
@@ -148,7 +149,11 @@ def batch_elements_do_not_meet(subject: Subject, case: KernelCase) -> bool:
     return moves(answer, subject.lower(replace(call, k=call.k[rolled], v=call.v[rolled])))
 
 
-@check("PURE-4", cases=lambda scope: _maybe_masked(scope, heads=sizes.any_counts, families=FAMILIES_APART))
+@check(
+    "PURE-4",
+    cases=lambda scope: _maybe_masked(scope, heads=sizes.any_counts, families=FAMILIES_APART),
+    grounds=simplified.one_element,
+)
 def order_of_heads_and_keys_is_free(subject: Subject, case: KernelCase) -> bool:
     """Permuted heads give the permuted result, and permuted keys (with their mask columns) the same one."""
     call = build(case)
@@ -187,7 +192,7 @@ def _laid_out(scope: Scope) -> SearchStrategy[KernelCase]:
     return _maybe_masked(scope, **options)
 
 
-@check("PURE-5", cases=_laid_out)
+@check("PURE-5", cases=_laid_out, grounds=simplified.one_element)
 def strides_do_not_matter(subject: Subject, case: KernelCase) -> bool:
     """Transposed, sliced, expanded and reversed views give what their contiguous copies give."""
     call = build(case)
@@ -259,7 +264,7 @@ def _with_history(draw: DrawFn, scope: Scope) -> KernelCase:
     return replace(last, before=tuple(before))
 
 
-@check("PURE-6", cases=_with_history)
+@check("PURE-6", cases=_with_history, grounds=simplified.alone)
 def earlier_calls_leave_no_trace(subject: Subject, case: KernelCase) -> bool:
     """After calls of other shapes, masks and values, and rejected ones, a call gives what it gives alone."""
     for earlier in case.before:
