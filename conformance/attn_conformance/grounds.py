@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from attn_conformance.cases import Case, ForwardCase, KernelCase, ScriptCase, build, build_forward
 from attn_conformance.expect import same
@@ -23,29 +24,27 @@ INEXACT = 2.0
 class Ground:
     """A case that is simpler than an example of a check. judged_by: requirements that judge such cases.
 
-    twice: whether the second of two such calls is held against the first, and not one against the reference.
+    asked: whether the result is right, whether a second call repeats it, or no more than whether its shape is right.
     """
 
     case: Case
     judged_by: tuple[str, ...]
-    twice: bool = False
+    asked: Literal["value", "repeat", "shape"] = "value"
 
 
-def resting(
-    requirement: str, grounds: Iterable[Ground], subject: Subject, failed: Failed
-) -> tuple[str, ...]:
+def resting(requirement: str, grounds: Iterable[Ground], subject: Subject, failed: Failed) -> tuple[str, ...]:
     """The requirements that judge the first ground of a failed example that fails, too; () if none does.
 
-    A result that is merely inexact rests on NUM-1. One that is further off does not rest on one that is inexact.
+    Also () if the requirement is one of them: then it has something simpler to tell of. A result that is merely inexact
+    rests on NUM-1. One that is further off does not rest on one that is inexact.
     """
     small = inexact(failed)
     if small and requirement == PRECISION:
         return ()
-    found = {PRECISION} if small else set()
-    for ground in grounds:
-        if requirement not in ground.judged_by and broken(subject, ground):
-            found.update(ground.judged_by)
-            break
+    found: set[str] = {PRECISION} if small else set()
+    first = next((ground for ground in grounds if broken(subject, ground)), None)
+    if first is not None and requirement not in first.judged_by:
+        found.update(first.judged_by)
     return tuple(sorted(found))
 
 
@@ -53,18 +52,28 @@ def broken(subject: Subject, ground: Ground) -> bool:
     """Whether a ground fails by more than precision, or two calls differ, on a subject that has seen nothing yet."""
     fresh = subject.open()
     try:
-        if ground.twice:
-            _twice(fresh, ground.case)
+        if ground.asked == "repeat":
+            _repeat(fresh, ground.case)
+        elif ground.asked == "shape":
+            _answer(fresh, ground.case)
         else:
             return _far_off(fresh, ground.case)
     except Failed as failed:
-        return ground.twice or not inexact(failed)
+        return ground.asked != "value" or not inexact(failed)
     except NotAsked:
         pass
     return False
 
 
-def _twice(subject: Subject, case: Case) -> None:
+def _answer(subject: Subject, case: Case) -> None:
+    """Failed if a call raises, or gives something of a wrong shape."""
+    if isinstance(case, KernelCase):
+        subject.attention(build(case))
+    elif isinstance(case, ForwardCase) and isinstance(subject, ModuleSubject):
+        subject.forward(build_forward(case))
+
+
+def _repeat(subject: Subject, case: Case) -> None:
     """Failed if the second of two calls does not agree with the first."""
     what = "the same call gave another result"
     if isinstance(case, KernelCase):

@@ -98,9 +98,7 @@ def judge(order: Order, subject: Subject, refused: Mapping[str, str], watch: Wat
         return replace(found, healed=stored.healed)
 
 
-def _replayed(
-    requirement: Requirement, order: Order, subject: Subject, watch: Watch
-) -> Judged:
+def _replayed(requirement: Requirement, order: Order, subject: Subject, watch: Watch) -> Judged:
     """The row as the stored cases decide it, skipped if they leave it open; and those that do not fail any more.
 
     A failure than which another would say more decides it only if no other case fails.
@@ -216,7 +214,11 @@ def _explored(
         message = "; ".join(f"{d} is claimed, yet {text}" for d, text in refused.items())
         cells |= dict.fromkeys(refused, status)
     listed = tuple(Cell(subject.device, dtype, cell) for dtype, cell in cells.items())
-    return Judged(replace(row, status=status, message=message, cells=listed), events, rests=tuple(dict.fromkeys(resting)))
+    return Judged(
+        replace(row, status=status, message=message, cells=listed),
+        events,
+        rests=tuple(dict.fromkeys(resting)),
+    )
 
 
 def _failed_itself(row: Row, error: Exception) -> Row:

@@ -9,7 +9,7 @@ from typing import Any
 from attn_conformance.cases import ForwardCase, KernelCase, ScriptCase, Step
 from attn_conformance.grounds import Ground
 
-ONE_HEAD = ("OUT-1", "OUT-2", "EQ-1", "EQ-2", "EQ-3", "CACHE-1", "CACHE-3")
+ONE_HEAD = ("OUT-1", "OUT-2", "EQ-1", "EQ-2", "EQ-3")
 """What judges a single ordinary head, at lengths below any tile."""
 
 SMALL = (*ONE_HEAD, "EQ-4", "EQ-5")
@@ -21,9 +21,16 @@ PLAIN = (*SMALL, "EQ-6", "NUM-1")
 STEEP = ("NUM-2", "NUM-3")
 """What judges scores that lie far apart, or far from zero."""
 
-CAUSAL = ("CAUSAL-1", "CAUSAL-2", "CAUSAL-3", "CACHE-2")
+CACHED = ("CACHE-1", "CACHE-3")
+"""What judges that the last of two steps on a cache gives what one call gives, without mask and causality."""
+
 MASKED = ("MASK-1", "MASK-2")
 """What judges masks that hide, or that add, and are alike for all heads and batch elements."""
+
+CAUSAL = ("CAUSAL-1", "CAUSAL-2", "CAUSAL-3", "CACHE-2")
+
+ANY = (*PLAIN, *STEEP, *CACHED, *MASKED, "MASK-3", "MASK-5", *CAUSAL)
+"""What judges a call that is in order."""
 
 LONGEST = 200
 """Most keys of a ground that has more queries than its case: work grows with both."""
@@ -54,19 +61,23 @@ def small(case: KernelCase) -> KernelCase:
     return replace(case, queries=queries, keys=keys)
 
 
+def _with_a_cache(case: KernelCase, judged_by: tuple[str, ...]) -> tuple[str, ...]:
+    return (*judged_by, *CACHED) if case.window == "cached" else judged_by
+
+
 # --- without mask and causality
 
 
 def one_head(case: KernelCase) -> Iterator[Ground]:
     """A single head of eight features with ordinary numbers, few queries and keys."""
     plain = replace(small(bare(case)), values="normal", heads=1, kv_heads=1, head_size=8, value_size=8)
-    yield Ground(plain, ONE_HEAD)
+    yield Ground(plain, _with_a_cache(case, ONE_HEAD))
 
 
 def ordinary(case: KernelCase) -> Iterator[Ground]:
     """Ordinary numbers, few queries and keys, in as many heads of the same size."""
     yield from one_head(case)
-    yield Ground(replace(small(bare(case)), values="normal"), SMALL)
+    yield Ground(replace(small(bare(case)), values="normal"), _with_a_cache(case, SMALL))
 
 
 def sizes(case: KernelCase) -> Iterator[Ground]:
@@ -78,8 +89,9 @@ def sizes(case: KernelCase) -> Iterator[Ground]:
 def plain(case: KernelCase) -> Iterator[Ground]:
     """The same without mask and causality; where scores may lie far apart, rows that rise and fall, too."""
     without = bare(case)
-    yield Ground(without, PLAIN if case.values in EVEN else (*PLAIN, *STEEP))
-    yield Ground(replace(small(without), values="normal"), PLAIN)
+    judged_by = _with_a_cache(case, PLAIN)
+    yield Ground(without, judged_by if case.values in EVEN else (*judged_by, *STEEP))
+    yield Ground(replace(small(without), values="normal"), judged_by)
     if case.values not in EVEN or (case.mask is not None and case.mask.bias in ("fine", "row-constant")):
         yield from (Ground(replace(small(without), values=values), STEEP) for values in RAMPS)
 
@@ -94,12 +106,28 @@ def hard(case: KernelCase) -> Iterator[Ground]:
 
 def repeated(case: KernelCase | ForwardCase) -> Iterator[Ground]:
     """The same call twice."""
-    alone = replace(case, before=(), fault="none") if isinstance(case, KernelCase) else replace(case, change="none")
-    yield Ground(alone, ("PURE-2",), twice=True)
+    alone = (
+        replace(case, before=(), fault="none")
+        if isinstance(case, KernelCase)
+        else replace(case, change="none")
+    )
+    yield Ground(alone, ("PURE-2",), "repeat")
+
+
+def shapes(case: KernelCase | ForwardCase) -> Iterator[Ground]:
+    """The shape alone; of a case without queries, keys or batch, that of one which has them."""
+    if isinstance(case, KernelCase):
+        some = {name: getattr(case, name) or 2 for name in ("batch", "queries", "keys")}
+        yield Ground(replace(bare(case), **some), (*ONE_HEAD, *CACHED), "shape")
+    else:
+        yield Ground(
+            replace(case, change="none", mask=None, causal=False, weights_dtype=None), ONE_HEAD, "shape"
+        )
 
 
 def one_element(case: KernelCase) -> Iterator[Ground]:
-    """The same call twice, and if there is a mask, a single batch element."""
+    """The shape alone, the same call twice, and if there is a mask, a single batch element."""
+    yield from shapes(case)
     yield from repeated(case)
     if case.mask is not None:
         yield Ground(replace(bare(case), mask=case.mask, batch=1), (*MASKED, "MASK-3"))
@@ -205,33 +233,47 @@ def offered(case: KernelCase) -> Iterator[Ground]:
     """The same without what kernels may offer besides, and without mask and causality, too."""
     yield from plain(case)
     usual = replace(case, kv_heads=case.heads, value_size=case.head_size, scale=None)
-    yield Ground(usual, (*PLAIN, *STEEP, *MASKED, "MASK-3", "MASK-5", *CAUSAL))
+    yield Ground(usual, ANY)
 
 
 def alone(case: KernelCase) -> Iterator[Ground]:
     """The same call with nothing before it."""
     yield from repeated(case)
-    yield Ground(replace(case, before=()), (*PLAIN, *STEEP, *MASKED, "MASK-3", "MASK-5", *CAUSAL))
+    yield Ground(replace(case, before=()), ANY)
 
 
 # --- forward
 
 
-def self_attention(case: ForwardCase) -> Iterator[Ground]:
-    """The same call twice; of several heads, or heads of an odd size, numbers that the projections only carry."""
+def _random_weights(case: ForwardCase, own: str, shape: str) -> Iterator[Ground]:
+    """The shape, the same call twice, one ordinary head; and heads of other sizes, which the projections carry."""
+    yield Ground(case, (shape,), "shape")
     yield from repeated(case)
-    if case.heads > 1 or case.head_size % 8:
+    if case.heads > 1 or case.head_size != 8:
+        yield Ground(replace(case, heads=1, head_size=8), (own,))
         window, keys = ("self", case.queries) if case.keys is None else ("cross", case.keys)
-        sizes = {"heads": case.heads, "kv_heads": case.heads, "head_size": case.head_size}
-        carried = KernelCase(case.batch, **sizes, value_size=case.head_size, queries=case.queries, keys=keys,
-                             dtype=case.dtype, seed=case.seed, window=window)  # fmt: skip
+        carried = KernelCase(
+            case.batch, case.heads, case.heads, case.queries, keys, case.head_size, case.head_size, case.dtype,
+            seed=case.seed, window=window,
+        )  # fmt: skip
         yield Ground(carried, ("EQ-5",))
 
 
+def self_attention(case: ForwardCase) -> Iterator[Ground]:
+    """What the value of a call of forward on itself rests on."""
+    yield from _random_weights(case, "EQ-1", "OUT-1")
+
+
 def cross_attention(case: ForwardCase) -> Iterator[Ground]:
-    """What self-attention rests on, and self-attention itself."""
-    yield from self_attention(case)
+    """What the value of a call of forward across rests on: self-attention is one thing."""
     yield Ground(replace(case, keys=None), ("EQ-1",))
+    yield from _random_weights(case, "EQ-2", "OUT-2")
+
+
+def composed(case: ForwardCase) -> Iterator[Ground]:
+    """Of what forward is composed of: the shape, and the same call twice."""
+    yield from shapes(case)
+    yield from repeated(case)
 
 
 def forward(case: ForwardCase) -> Iterator[Ground]:
@@ -241,7 +283,7 @@ def forward(case: ForwardCase) -> Iterator[Ground]:
     if case.mask is not None:
         mask = replace(case.mask, empty_rows=False, planes="same")
         yield Ground(replace(usual, mask=mask), MASKED)
-    yield Ground(replace(usual, weights_dtype=None), (*PLAIN, *MASKED, "MASK-3", "MASK-5", *CAUSAL))
+    yield Ground(replace(usual, weights_dtype=None), ANY)
     yield Ground(replace(usual, mask=None, causal=False, weights_dtype=None), PLAIN)
 
 
@@ -261,7 +303,7 @@ def whole(case: ScriptCase) -> Iterator[Ground]:
 def first_step(case: ScriptCase) -> Iterator[Ground]:
     """As many tokens in one call, and the first step alone, on an empty cache."""
     yield from whole(case)
-    yield Ground(replace(case, steps=case.steps[:1]), (*PLAIN, "CACHE-1"))
+    yield Ground(replace(case, steps=case.steps[:1]), ("CACHE-1",))
 
 
 def steps_only(case: ScriptCase) -> Iterator[Ground]:
@@ -269,5 +311,5 @@ def steps_only(case: ScriptCase) -> Iterator[Ground]:
     yield from whole(case)
     steps = tuple(Step(s.act, length=s.length) for s in case.steps if s.act in ("self", "cross") and s.length)
     one = replace(case, steps=steps, copied=False)
-    yield Ground(replace(one, steps=steps[:1]), (*PLAIN, "CACHE-1"))
+    yield Ground(replace(one, steps=steps[:1]), ("CACHE-1",))
     yield Ground(one, ("CACHE-2", "CACHE-3", "CACHE-4"))

@@ -1,13 +1,14 @@
-"""Standing back: of rows that fail together, those that name the defect stay, and the others say which to mend first."""
+"""Standing back: of rows that fail together those stay that name the defect, and the others say what to mend first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from attn_conformance.results import Row
 
-BACK = "not judged: what it rests on is wrong already; mend {} first (--only with its id judges it all the same)"
+BACK = (
+    "not judged: what it rests on is wrong already; mend {} first (--only with its id judges it all the same)"
+)
 """What a row says that stands back."""
 
 
@@ -18,7 +19,9 @@ def stood_back(rows: Mapping[str, Row], rests: Mapping[str, tuple[tuple[str, ...
     others do so, a must stands back behind musts only, and of rows that rest on each other in a circle none does,
     unless one of them rests on a row outside of it.
     """
-    failed = {r for r, row in rows.items() if row.status == "failed" and not row.expected and not row.unexpected}
+    failed = {
+        r for r, row in rows.items() if row.status == "failed" and not row.expected and not row.unexpected
+    }
     first = {name: name for name in failed if not rests.get(name)}  # for each row, which one to mend first
 
     def behind(name: str) -> str | None:
@@ -36,7 +39,8 @@ def stood_back(rows: Mapping[str, Row], rests: Mapping[str, tuple[tuple[str, ...
     while new := {name: end for name in failed - first.keys() if (end := behind(name)) is not None}:
         first |= new
     return {
-        name: _skipped(row, first[name]) if first.get(name, name) != name else row for name, row in rows.items()
+        name: _skipped(row, first[name]) if first.get(name, name) != name else row
+        for name, row in rows.items()
     }
 
 

@@ -128,9 +128,10 @@ def _fine(rng: np.random.Generator, i: Array, j: Array, keys: int) -> Array:
 
 
 def _row_constant(rng: np.random.Generator, i: Array, j: Array, keys: int) -> Array:
-    return np.broadcast_to(
-        rng.standard_normal((i.size, 1)) * 10 ** rng.uniform(0, 2), (i.size, j.size)
-    ).copy()
+    """Constants of which the largest is 1 to 200: exp reaches 88 in float32."""
+    constants = rng.standard_normal((i.size, 1))
+    largest = np.abs(constants).max(initial=1e-9)
+    return np.broadcast_to(constants / largest * 10 ** rng.uniform(0, 2.3), (i.size, j.size)).copy()
 
 
 def _below_10000(rng: np.random.Generator, i: Array, j: Array, keys: int) -> Array:

@@ -175,7 +175,7 @@ def _growing(scope: Scope) -> SearchStrategy[ScriptCase]:
     return st.one_of(self_steps, scripts(scope, steps=crossed())) if scope.has("cross") else self_steps
 
 
-@check("CACHE-8", cases=_growing, kinds=MODULE, windows=CACHED)
+@check("CACHE-8", cases=_growing, kinds=MODULE, windows=CACHED, grounds=simplified.whole)
 def the_length_grows_by_the_new_keys(subject: ModuleSubject, case: ScriptCase) -> bool:
     """The cached length grows by exactly the new keys, or stays S; cached cross-attention does not project xa."""
     stage = Stage(subject, case, judging=False)  # what the steps give, other requirements judge

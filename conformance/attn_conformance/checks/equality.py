@@ -25,12 +25,11 @@ def even_weights(problem: Problem) -> Problem:
 def _small_and_single(scope: Scope) -> SearchStrategy[KernelCase]:
     # One batch element, one query, one key: axes of length 1 must survive. One head: EQ-5 judges several.
     small = st.integers(1, 4)
-    lengths = {"queries": sizes.below_tiles, "keys": sizes.below_tiles}
-    eights = st.sampled_from((8, 16, 32, 64))
+    one, below, eights = sizes.one(1), sizes.below_tiles, st.sampled_from((8, 16, 32, 64))
     families = (*ORDINARY, "zero-keys")
     return st.one_of(
-        kernel_cases(scope, heads=sizes.one(1), **lengths, head_size=eights, families=families),
-        kernel_cases(scope, batch=small, heads=sizes.one(1), queries=small, keys=small, head_size=eights),
+        kernel_cases(scope, heads=one, queries=below, keys=below, head_size=eights, families=families),
+        kernel_cases(scope, batch=small, heads=one, queries=small, keys=small, head_size=eights),
     )
 
 
@@ -50,7 +49,13 @@ def _heads_rolled(problem: Problem) -> Problem:
 
 @check(
     "EQ-5",
-    cases=lambda scope: kernel_cases(scope, heads=sizes.any_counts, head_size=sizes.odd_head_sizes),
+    cases=lambda scope: kernel_cases(
+        scope,
+        heads=sizes.any_counts,
+        queries=sizes.below_tiles,
+        keys=sizes.below_tiles,
+        head_size=sizes.odd_head_sizes,
+    ),
     grounds=simplified.one_head,
 )
 def every_head_counts(subject: Subject, case: KernelCase) -> bool:

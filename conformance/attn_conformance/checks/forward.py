@@ -148,7 +148,7 @@ def _with_masks(scope: Scope) -> SearchStrategy[ForwardCase]:
     return forward_cases(scope, cross=ANY, causal=ANY, mask=st.one_of(*options))
 
 
-@check("EQ-4", cases=_with_masks, kinds=MODULE, grounds=simplified.repeated)
+@check("EQ-4", cases=_with_masks, kinds=MODULE, grounds=simplified.composed)
 def forward_is_the_composition(subject: ModuleSubject, case: ForwardCase) -> bool:
     """Forward is out(qkv_attention(query(x), key(src), value(src))), with whatever that qkv_attention does."""
     call = build_forward(case)

@@ -15,10 +15,10 @@ from attn_conformance.judge import Failed
 from attn_conformance.registry import FEW, OPEN, SOME, check
 from attn_conformance.scope import Scope
 from attn_conformance.strategies import (
+    APART,
     BROADCASTS,
     KEYWISE,
     LONG_AND_CHEAP,
-    PARTIAL,
     counted_keys,
     faulty,
     floating_kinds,
@@ -72,7 +72,9 @@ def floating_masks_are_added(subject: Subject, case: KernelCase) -> bool:
 
 @check(
     "MASK-3",
-    cases=lambda scope: kernel_cases(scope, mask=masks(dtypes=kinds(scope), biases=FINITE, planes="each")),
+    cases=lambda scope: kernel_cases(
+        scope, mask=masks(dtypes=kinds(scope), structures=APART, biases=("noise", "alibi"), planes="each")
+    ),
     grounds=simplified.one_plane,
 )
 def every_plane_is_its_own(subject: Subject, case: KernelCase) -> bool:
@@ -86,7 +88,7 @@ def every_plane_is_its_own(subject: Subject, case: KernelCase) -> bool:
 
 
 def _broadcast(scope: Scope) -> SearchStrategy[KernelCase]:
-    structures = (*PARTIAL, "first-all-allowed", "first-shortest")
+    structures = (*APART, "first-all-allowed", "first-shortest")
     mask = masks(dtypes=kinds(scope), structures=structures, biases=("none", "noise"),
                  axes=st.sampled_from(BROADCASTS), planes="each")  # fmt: skip
     same_count = kernel_cases(scope, mask=mask).map(

@@ -35,7 +35,7 @@ def _maybe_cast(scope: Scope) -> SearchStrategy[ForwardCase]:
     return forward_cases(scope, cross=ANY, weights_dtype=other)
 
 
-@check("PURE-1", cases=_maybe_cast, floor=1, kinds=MODULE)
+@check("PURE-1", cases=_maybe_cast, floor=1, kinds=MODULE, grounds=simplified.shapes)
 def parameters_are_never_modified(subject: ModuleSubject, case: ForwardCase) -> bool:
     """The parameters are bit for bit the same after a call of forward."""
     call = build_forward(case)
@@ -49,7 +49,14 @@ def parameters_are_never_modified(subject: ModuleSubject, case: ForwardCase) -> 
     return True
 
 
-@check("PURE-2", cases=lambda s: forward_cases(s, cross=ANY), kinds=MODULE, floor=1, needs=("torch-module",), grounds=simplified.repeated)
+@check(
+    "PURE-2",
+    cases=lambda s: forward_cases(s, cross=ANY),
+    kinds=MODULE,
+    floor=1,
+    needs=("torch-module",),
+    grounds=simplified.repeated,
+)
 def training_mode_changes_nothing(subject: ModuleSubject, case: ForwardCase) -> bool:
     """A module in training mode gives what it gives in evaluation mode."""
     call = build_forward(case)

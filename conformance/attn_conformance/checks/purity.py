@@ -19,7 +19,7 @@ from attn_conformance.judge import Answer, Evidence, Failed, compare, moves
 from attn_conformance.process_state import changes, keeping_threads
 from attn_conformance.registry import SOME, check
 from attn_conformance.scope import Scope
-from attn_conformance.strategies import CAUSAL, ORDINARY, kernel_cases, kinds, masks, sizes
+from attn_conformance.strategies import CAUSAL, CONTIGUOUS, ORDINARY, kernel_cases, kinds, masks, sizes
 from attn_conformance.subject import Raised, Subject
 from attn_reference import Problem
 
@@ -29,18 +29,26 @@ PATIENCE = 0.1
 """Seconds for a thread that a call has left running: far more than it would take to write to the result."""
 
 
-def _maybe_masked(scope: Scope, **options: Any) -> SearchStrategy[KernelCase]:
+def _maybe_masked(
+    scope: Scope, mask_layout: SearchStrategy[str] = CONTIGUOUS, **options: Any
+) -> SearchStrategy[KernelCase]:
     plain = kernel_cases(scope, **options)
     dtypes = kinds(scope)
     if not dtypes:
         return plain
     masked = kernel_cases(
-        scope, mask=masks(dtypes=dtypes, biases=("none", "noise"), planes="each"), **options
+        scope,
+        mask=masks(dtypes=dtypes, biases=("none", "noise"), planes="each", layout=mask_layout),
+        **options,
     )
     return st.one_of(plain, masked)
 
 
-@check("PURE-1", cases=lambda scope: _maybe_masked(scope, grad=st.sampled_from(scope.grad_modes)))
+@check(
+    "PURE-1",
+    cases=lambda scope: _maybe_masked(scope, grad=st.sampled_from(scope.grad_modes)),
+    grounds=simplified.shapes,
+)
 def arguments_are_never_modified(subject: Subject, case: KernelCase) -> bool:
     """q, k, v and the mask are bit for bit the same after the call, and so is its result after a further call."""
     call = build(case)
@@ -81,7 +89,7 @@ def _without_traces(subject: Subject, call: Call, seed: int) -> Array | None:
         subject.border.set_random_state(before[1])
 
 
-@check("PURE-2", cases=_maybe_masked)
+@check("PURE-2", cases=_maybe_masked, grounds=simplified.shapes)
 def the_same_call_gives_the_same_result(subject: Subject, case: KernelCase) -> bool:
     """A repeated call agrees, in every grad mode, draws no random numbers and changes nothing in the process."""
     call = build(case)
@@ -189,7 +197,7 @@ def _laid_out(scope: Scope) -> SearchStrategy[KernelCase]:
         "laid_out": st.sampled_from(("qkv", "q", "k", "v")),
         "head_size": st.one_of(sizes.head_sizes, st.integers(1, 9)),
     }
-    return _maybe_masked(scope, **options)
+    return _maybe_masked(scope, st.sampled_from(("contiguous", "sliced")), **options)
 
 
 @check("PURE-5", cases=_laid_out, grounds=simplified.one_element)

@@ -34,6 +34,7 @@ def gradient_mutant(
     features: tuple[str, ...] = (),
     dtypes: tuple[str, ...] = DTYPES,
     also_fails: Mapping[str, str] | None = None,
+    least: Mapping[str, int] | None = None,
 ) -> Callable[[C], C]:
     """Register a kernel with a wrong backward pass. features: beyond FEATURES and gradients."""
 
@@ -43,7 +44,16 @@ def gradient_mutant(
         claims = Claims(dtypes=dtypes, features=FEATURES | {"gradients", *features})
         register(
             Mutant(
-                name, "kernel", kernel, twin, requirement, bug_class, seen_in, claims, dict(also_fails or {})
+                name,
+                "kernel",
+                kernel,
+                twin,
+                requirement,
+                bug_class,
+                seen_in,
+                claims,
+                dict(also_fails or {}),
+                dict(least or {}),
             )
         )
         return cls

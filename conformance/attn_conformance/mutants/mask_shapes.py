@@ -125,7 +125,7 @@ def head_mask_read_per_element(
 
 @mutant(
     "first-row-of-mask-for-a-block-of-four",
-    requirement="MASK-3",
+    requirement="MASK-1",
     bug_class="MSHAPE",
     seen_in=("https://github.com/pytorch/pytorch/issues/195910",),
     twin=attention,

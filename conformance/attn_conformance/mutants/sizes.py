@@ -83,7 +83,7 @@ def last_partial_tile_dropped(
 
 @mutant(
     "padded-keys-in-denominator",
-    requirement="EQ-6",
+    requirement="EQ-3",
     bug_class="TAIL",
     seen_in=(
         "https://github.com/pytorch/pytorch/pull/169222",

@@ -17,6 +17,8 @@ from attn_conformance.mutants import BUG_CLASSES, Mutant, mutants
 from attn_conformance.registry import Check
 from attn_conformance.results import Row
 from attn_conformance.rows import Order, judge
+from attn_conformance.selftest.attribution import MOST_FURTHER, Attribution, killer
+from attn_conformance.standing import stood_back
 from attn_conformance.targets import subject
 from attn_reference import SPEC_VERSION
 from attn_reference.requirements import load_requirements
@@ -26,6 +28,9 @@ SCHEMA = 1
 
 SIZES = {"batch": "B", "heads": "H", "queries": "T", "keys": "S"}
 """Fields of cases that are sizes, and the specification's symbols for them."""
+
+LISTS = ("wrong_killers", "killers")
+"""Fields of kills that are lists, or None."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the target under way, how many tasks are done, and how many there are."""
@@ -39,7 +44,8 @@ class Kill:
     took. size: of the shrunk case, as far as it has B, H, T and S; case: all of it, in one line. All these are None for
     a survivor, of which `message` says why it was not rejected, if more is known than that nothing failed.
     twin: what the right twin did wrong, None if it passed. wrong_killers: other requirements that fail without being
-    expected to, None if they were not asked.
+    expected to, None if they were not asked. killers: all checks that reject it, as `attribution.killer` writes them;
+    None likewise. What stands back (`standing.stood_back`) has not failed.
     """
 
     mutant: str
@@ -54,22 +60,25 @@ class Kill:
     message: str | None = None
     twin: str | None = None
     wrong_killers: tuple[str, ...] | None = None
+    killers: tuple[str, ...] | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether the requirement rejects the mutant and not its twin."""
-        return self.rejected and self.twin is None
+        """Whether the requirement rejects the mutant and not its twin, and few others do that nobody expects to."""
+        return self.rejected and self.twin is None and len(self.wrong_killers or ()) <= MOST_FURTHER
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` gives the equal record back."""
-        killers = None if self.wrong_killers is None else list(self.wrong_killers)
-        return asdict(self) | {"wrong_killers": killers}
+        lists = {name: getattr(self, name) for name in LISTS}
+        return asdict(self) | {name: None if found is None else list(found) for name, found in lists.items()}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Kill:
         """The record that `to_json` wrote; KeyError or TypeError if fields are missing or unknown."""
-        killers = data["wrong_killers"]
-        return Kill(**{**data, "wrong_killers": None if killers is None else tuple(killers)})
+        lists = {name: data.get(name) for name in LISTS}
+        return Kill(
+            **{**data, **{name: None if found is None else tuple(found) for name, found in lists.items()}}
+        )
 
 
 @dataclass(frozen=True)
@@ -88,8 +97,15 @@ class Kills:
 
     @property
     def ok(self) -> bool:
-        """Whether every mutant is rejected by its requirement, and every twin passes."""
+        """Whether every mutant is rejected by its requirement and by few others, and every twin passes."""
         return all(kill.ok for kill in self.kills)
+
+    @property
+    def attribution(self) -> Attribution | None:
+        """Who rejects what beside the requirement that is named; None if nothing else was asked."""
+        found = [(kill.mutant, kill.requirement, kill.killers) for kill in self.kills]
+        known = [(mutant, requirement, names) for mutant, requirement, names in found if names is not None]
+        return Attribution.of(known) if self.full and len(known) == len(found) else None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -109,14 +125,16 @@ class Kills:
         kills = [kill.to_json() for kill in self.kills]
         environment = dict(self.environment)
         head = {"selftest": "kills", "schema": SCHEMA}
-        return head | own | {"environment": environment, "counts": self.counts, "mutants": kills}
+        who = None if self.attribution is None else self.attribution.to_json()
+        rest = {"environment": environment, "counts": self.counts, "attribution": who, "mutants": kills}
+        return head | own | rest
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Kills:
         """What `to_json` wrote; ValueError for data of another kind or version, or with other fields."""
         if (data.get("selftest"), data.get("schema")) != ("kills", SCHEMA):
             raise ValueError(f"not a file of kills, schema {SCHEMA}")
-        derived = ("selftest", "schema", "counts", "mutants")
+        derived = ("selftest", "schema", "counts", "attribution", "mutants")
         fields = {name: value for name, value in data.items() if name not in derived}
         try:
             return Kills(kills=tuple(map(Kill.from_json, data["mutants"])), **fields)
@@ -182,7 +200,8 @@ def chosen(only: Iterable[str]) -> list[Mutant]:
 def judged(task: Task) -> dict[str, Row]:
     """The rows of a task; of one that failed, `seconds` is what its check took until then, without the shrinking."""
     found, refused = subject(task.target)
-    rows = {}
+    rows: dict[str, Row] = {}
+    rests: dict[str, tuple[tuple[str, ...], ...]] = {}
     for name in task.requirements:
         began: list[tuple[str, float]] = []
 
@@ -190,13 +209,14 @@ def judged(task: Task) -> dict[str, Row]:
             began.append((check.name, time.perf_counter()))
             return None
 
-        row = judge(Order(name, task.effort, task.seed, shrink=task.shrink), found, refused, watch).row
+        made = judge(Order(name, task.effort, task.seed, shrink=task.shrink), found, refused, watch)
+        row, rests[name] = made.row, made.rests
         began.append((row.check or "", time.perf_counter()))
         if row.check is not None:
             times = [at for check, at in began if check == row.check]
             row = replace(row, seconds=times[row.examples] - times[0])
         rows[name] = row
-    return rows
+    return stood_back(rows, rests)
 
 
 @dataclass(frozen=True)
@@ -256,6 +276,7 @@ def _kill(duel: _Duel, rows: Mapping[Task, Mapping[str, Row]], full: bool) -> Ki
     row = found[mutant.requirement]
     expected = {mutant.requirement, *mutant.also_fails}
     others = tuple(name for name, r in found.items() if r.status == "failed" and name not in expected)
+    killers = tuple(killer(r) for r in found.values() if r.status == "failed")
     kill = Kill(
         mutant.name,
         mutant.kind,
@@ -265,6 +286,7 @@ def _kill(duel: _Duel, rows: Mapping[Task, Mapping[str, Row]], full: bool) -> Ki
         message=None if row.status == "failed" else row.message,
         twin=_faults(mutant.requirement, [r for task in duel.right for r in rows[task].values()]),
         wrong_killers=others if full else None,
+        killers=killers if full else None,
     )
     if not kill.rejected:
         return kill

@@ -345,13 +345,12 @@ class CrossMaskOnlyWhenSquare(Plain):
 
 @module_mutant(
     "float-mask-ignored-by-forward",
-    requirement="MASK-8",
+    requirement="MASK-2",
     bug_class="MDTYPE",
     seen_in=(
         "https://github.com/pytorch/pytorch/issues/92554",
         "https://github.com/mlverse/torch/issues/1205",
     ),
-    also_fails={"MASK-2": "its values do not count"},
 )
 class FloatMaskIgnoredByForward(Plain):
     """Forward takes note of boolean masks only."""
