@@ -291,13 +291,15 @@ def forward(case: ForwardCase) -> Iterator[Ground]:
 
 
 def whole(case: ScriptCase) -> Iterator[Ground]:
-    """As many tokens in one call, without a cache."""
+    """As many tokens in one call without a cache; and calls of forward across that have as many as a step."""
     length = sum(step.length for step in case.steps if step.act in ("self", "plain"))
     one = replace(case, steps=(Step("plain", length=max(length, 1)),))
     yield Ground(one, (*PLAIN, "CAUSAL-1", "CAUSAL-2") if case.causal else PLAIN)
-    if any(step.act == "cross" for step in case.steps):
-        keys = {"queries": 3, "keys": case.keys, "heads": case.heads, "head_size": case.head_size}
-        yield Ground(ForwardCase(case.batch, dtype=case.dtype, seed=case.seed, **keys), PLAIN)
+    for queries in {step.length for step in case.steps if step.act == "cross"}:
+        across = ForwardCase(
+            case.batch, case.heads, case.head_size, queries, case.keys, case.dtype, seed=case.seed
+        )
+        yield Ground(across, PLAIN)
 
 
 def first_step(case: ScriptCase) -> Iterator[Ground]:

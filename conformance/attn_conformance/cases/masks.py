@@ -128,10 +128,12 @@ def _fine(rng: np.random.Generator, i: Array, j: Array, keys: int) -> Array:
 
 
 def _row_constant(rng: np.random.Generator, i: Array, j: Array, keys: int) -> Array:
-    """Constants of which the largest is 1 to 200: exp reaches 88 in float32."""
+    """Constants of either sign, of which the largest is 1 to 600: from 88 on exp of it overflows in float32."""
     constants = rng.standard_normal((i.size, 1))
-    largest = np.abs(constants).max(initial=1e-9)
-    return np.broadcast_to(constants / largest * 10 ** rng.uniform(0, 2.3), (i.size, j.size)).copy()
+    if i.size:
+        largest = np.argmax(np.abs(constants))
+        constants *= 10 ** rng.uniform(0, 2.8) / constants[largest]
+    return np.broadcast_to(constants, (i.size, j.size)).copy()
 
 
 def _below_10000(rng: np.random.Generator, i: Array, j: Array, keys: int) -> Array:

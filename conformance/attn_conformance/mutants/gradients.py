@@ -176,6 +176,7 @@ class ValueGradientOfUnnormalisedWeights(Differentiable):
 @gradient_mutant(
     "last-rows-missing-in-the-key-gradient",
     requirement="GRAD-2",
+    least={"T": 17},
     bug_class="TAIL",
     seen_in=(
         "https://github.com/Dao-AILab/flash-attention/commit/a4f148b6abe077cd387e69e5caae45d63a76bb24",
@@ -194,6 +195,7 @@ class LastRowsMissingInTheKeyGradient(Differentiable):
 @gradient_mutant(
     "gradient-of-the-last-head-of-a-group",
     requirement="GRAD-2",
+    least={"H": 4},
     bug_class="HEADS",
     seen_in=(
         "https://github.com/marin-community/levanter/pull/449",

@@ -56,6 +56,7 @@ def per_element_planes(
 @mutant(
     "batch-mask-tiled-over-heads",
     requirement="MASK-4",
+    least={"S": 3},
     bug_class="MSHAPE",
     seen_in=(
         "https://github.com/lsdefine/attention-is-all-you-need-keras/issues/36",
@@ -75,6 +76,7 @@ def batch_mask_tiled_over_heads(
 @mutant(
     "key-mask-along-queries-when-square",
     requirement="MASK-4",
+    least={"T": 3, "S": 3},
     bug_class="MSHAPE",
     seen_in=(
         "https://github.com/hyunwoongko/transformer/pull/40",

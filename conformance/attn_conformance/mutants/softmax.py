@@ -139,6 +139,7 @@ def peak_of_the_first_key(
 @mutant(
     "no-rescale-when-the-peak-rises",
     requirement="NUM-3",
+    least={"S": 40},
     bug_class="SOFTMAX",
     seen_in=("https://github.com/Dao-AILab/flash-attention/pull/2174",),
     twin=tiled.attention,
@@ -153,6 +154,7 @@ def no_rescale_when_the_peak_rises(
 @mutant(
     "peak-over-all-heads",
     requirement="NUM-3",
+    least={"B": 3, "H": 3, "T": 3},
     bug_class="SOFTMAX",
     seen_in=("https://github.com/HabanaAI/vllm-fork/issues/275",),
     twin=attention,

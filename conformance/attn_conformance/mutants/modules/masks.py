@@ -163,6 +163,7 @@ class BatchMaskTiledOverHeadsInTheModule(Plain):
 @module_mutant(
     "key-mask-along-queries-in-forward",
     requirement="MASK-4",
+    least={"T": 3, "S": 3},
     bug_class="MSHAPE",
     seen_in=("https://github.com/hyunwoongko/transformer/pull/40",),
 )
