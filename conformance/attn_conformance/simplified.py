@@ -117,8 +117,8 @@ def repeated(case: KernelCase | ForwardCase) -> Iterator[Ground]:
 def shapes(case: KernelCase | ForwardCase) -> Iterator[Ground]:
     """The shape alone; of a case without queries, keys or batch, that of one which has them."""
     if isinstance(case, KernelCase):
-        some = {name: getattr(case, name) or 2 for name in ("batch", "queries", "keys")}
-        yield Ground(replace(bare(case), **some), (*ONE_HEAD, *CACHED), "shape")
+        some = replace(bare(case), batch=case.batch or 2, queries=case.queries or 2, keys=case.keys or 2)
+        yield Ground(some, (*ONE_HEAD, *CACHED), "shape")
     else:
         yield Ground(
             replace(case, change="none", mask=None, causal=False, weights_dtype=None), ONE_HEAD, "shape"
