@@ -16,7 +16,7 @@ from attn_conformance.judge import Failed
 from attn_conformance.mutants import BUG_CLASSES, Mutant, mutants
 from attn_conformance.registry import Check
 from attn_conformance.results import Row
-from attn_conformance.rows import Order, judge
+from attn_conformance.rows import Judged, Order, judge
 from attn_conformance.selftest.attribution import MOST_FURTHER, Attribution, killer
 from attn_conformance.standing import stood_back
 from attn_conformance.targets import subject
@@ -197,11 +197,10 @@ def chosen(only: Iterable[str]) -> list[Mutant]:
     return [mutant for mutant in table.values() if mutant.name in asked or not asked]
 
 
-def judged(task: Task) -> dict[str, Row]:
-    """The rows of a task; of one that failed, `seconds` is what its check took until then, without the shrinking."""
+def judged(task: Task) -> dict[str, Judged]:
+    """What came of each requirement of a task; `seconds` of a failed row: of its check until then, not of shrinking."""
     found, refused = subject(task.target)
-    rows: dict[str, Row] = {}
-    rests: dict[str, tuple[tuple[str, ...], ...]] = {}
+    judged: dict[str, Judged] = {}
     for name in task.requirements:
         began: list[tuple[str, float]] = []
 
@@ -210,13 +209,13 @@ def judged(task: Task) -> dict[str, Row]:
             return None
 
         made = judge(Order(name, task.effort, task.seed, shrink=task.shrink), found, refused, watch)
-        row, rests[name] = made.row, made.rests
+        row = made.row
         began.append((row.check or "", time.perf_counter()))
         if row.check is not None:
             times = [at for check, at in began if check == row.check]
             row = replace(row, seconds=times[row.examples] - times[0])
-        rows[name] = row
-    return stood_back(rows, rests)
+        judged[name] = replace(made, row=row)
+    return judged
 
 
 @dataclass(frozen=True)
@@ -249,7 +248,7 @@ def _duels(chosen: Iterable[Mutant], seed: int, effort: str, full: bool) -> list
     return duels
 
 
-def _here(tasks: list[Task], progress: Progress) -> dict[Task, dict[str, Row]]:
+def _here(tasks: list[Task], progress: Progress) -> dict[Task, dict[str, Judged]]:
     rows = {}
     for done, task in enumerate(tasks):
         progress(task.target, done, len(tasks))
@@ -257,7 +256,7 @@ def _here(tasks: list[Task], progress: Progress) -> dict[Task, dict[str, Row]]:
     return rows
 
 
-def _in_processes(tasks: list[Task], jobs: int, progress: Progress) -> dict[Task, dict[str, Row]]:
+def _in_processes(tasks: list[Task], jobs: int, progress: Progress) -> dict[Task, dict[str, Judged]]:
     pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=multiprocessing.get_context("spawn"))
     try:
         futures = {pool.submit(judged, task): task for task in tasks}
@@ -270,9 +269,13 @@ def _in_processes(tasks: list[Task], jobs: int, progress: Progress) -> dict[Task
         pool.shutdown(cancel_futures=True)
 
 
-def _kill(duel: _Duel, rows: Mapping[Task, Mapping[str, Row]], full: bool) -> Kill:
+def _kill(duel: _Duel, rows: Mapping[Task, Mapping[str, Judged]], full: bool) -> Kill:
     mutant = duel.mutant
-    found = {name: row for task in duel.wrong for name, row in rows[task].items()}
+    judged = {name: made for task in duel.wrong for name, made in rows[task].items()}
+    found = stood_back(
+        {name: made.row for name, made in judged.items()},
+        {name: made.rests for name, made in judged.items()},
+    )
     row = found[mutant.requirement]
     expected = {mutant.requirement, *mutant.also_fails}
     others = tuple(name for name, r in found.items() if r.status == "failed" and name not in expected)
@@ -284,7 +287,7 @@ def _kill(duel: _Duel, rows: Mapping[Task, Mapping[str, Row]], full: bool) -> Ki
         mutant.requirement,
         rejected=row.status == "failed",
         message=None if row.status == "failed" else row.message,
-        twin=_faults(mutant.requirement, [r for task in duel.right for r in rows[task].values()]),
+        twin=_faults(mutant.requirement, [made.row for task in duel.right for made in rows[task].values()]),
         wrong_killers=others if full else None,
         killers=killers if full else None,
     )
