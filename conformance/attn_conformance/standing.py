@@ -12,6 +12,11 @@ BACK = (
 """What a row says that stands back."""
 
 
+def stands_back(message: str | None) -> bool:
+    """Whether a row with this message has failed, and stands back behind another one."""
+    return (message or "").startswith(BACK.partition("{}")[0])
+
+
 def stood_back(rows: Mapping[str, Row], rests: Mapping[str, tuple[tuple[str, ...], ...]]) -> dict[str, Row]:
     """The rows, and skipped those of which each failure rests on what fails another one, which stays.
 
