@@ -62,7 +62,7 @@ def written(
 ) -> Changes:
     """Create or update the TOML file at `path` from the data of a result file; says what became of each entry.
 
-    A failed row that it lacks is added, musts and shoulds alike; also one that stands back behind another, since it does
+    A failed row that it lacks is added, musts and shoulds alike; also one that stands back behind another: it does
     so no more once that one is expected. An entry whose row passed is removed. Other entries, all comments outside of a
     removed entry, and the order stay. An error of the suite or the adapter adds nothing. The file appears whole or not
     at all; where nothing changes, it is not touched.
