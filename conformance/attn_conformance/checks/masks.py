@@ -19,6 +19,7 @@ from attn_conformance.strategies import (
     BROADCASTS,
     KEYWISE,
     LONG_AND_CHEAP,
+    PARTIAL,
     counted_keys,
     faulty,
     floating_kinds,
@@ -88,7 +89,7 @@ def every_plane_is_its_own(subject: Subject, case: KernelCase) -> bool:
 
 
 def _broadcast(scope: Scope) -> SearchStrategy[KernelCase]:
-    structures = (*APART, "first-all-allowed", "first-shortest")
+    structures = (*PARTIAL, "first-all-allowed", "first-shortest")
     mask = masks(dtypes=kinds(scope), structures=structures, biases=("none", "noise"),
                  axes=st.sampled_from(BROADCASTS), planes="each")  # fmt: skip
     same_count = kernel_cases(scope, mask=mask).map(

@@ -101,7 +101,7 @@ def large_logits_do_not_overflow(subject: Subject, case: KernelCase) -> bool:
 
 
 def _extreme(scope: Scope) -> SearchStrategy[KernelCase]:
-    families = ("negative", "growing", "falling", "dominant", "heavy", "even", "deep", "tied")
+    families = ("negative", "growing", "falling", "dominant", "heavy", "even", "deep", "tied", "uneven-heads")
     plain = kernel_cases(scope, families=families)
     dtypes = tuple(kind for kind in kinds(scope) if kind != "bool")
     if not dtypes:

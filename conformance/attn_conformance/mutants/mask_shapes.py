@@ -56,7 +56,6 @@ def per_element_planes(
 @mutant(
     "batch-mask-tiled-over-heads",
     requirement="MASK-4",
-    least={"S": 3},
     bug_class="MSHAPE",
     seen_in=(
         "https://github.com/lsdefine/attention-is-all-you-need-keras/issues/36",
@@ -76,7 +75,6 @@ def batch_mask_tiled_over_heads(
 @mutant(
     "key-mask-along-queries-when-square",
     requirement="MASK-4",
-    least={"T": 3, "S": 3},
     bug_class="MSHAPE",
     seen_in=(
         "https://github.com/hyunwoongko/transformer/pull/40",
@@ -96,6 +94,7 @@ def key_mask_along_queries_when_square(
 @mutant(
     "batch-mask-read-per-head",
     requirement="MASK-4",
+    least={"S": 3},
     bug_class="MSHAPE",
     seen_in=("https://github.com/pytorch/pytorch/pull/184180",),
     twin=attention,
@@ -112,6 +111,7 @@ def batch_mask_read_per_head(
 @mutant(
     "head-mask-read-per-element",
     requirement="MASK-4",
+    least={"S": 3},
     bug_class="MSHAPE",
     seen_in=("https://github.com/keras-team/keras/pull/20488",),
     twin=attention,

@@ -154,7 +154,6 @@ def no_rescale_when_the_peak_rises(
 @mutant(
     "peak-over-all-heads",
     requirement="NUM-3",
-    least={"B": 3, "H": 3, "T": 3},
     bug_class="SOFTMAX",
     seen_in=("https://github.com/HabanaAI/vllm-fork/issues/275",),
     twin=attention,

@@ -146,6 +146,7 @@ class InvertedMaskBelow4DimsInTheModule(Plain):
 @module_mutant(
     "batch-mask-tiled-over-heads-in-the-module",
     requirement="MASK-4",
+    least={"S": 3},
     bug_class="MSHAPE",
     seen_in=("https://github.com/lsdefine/attention-is-all-you-need-keras/issues/36",),
 )
@@ -163,7 +164,6 @@ class BatchMaskTiledOverHeadsInTheModule(Plain):
 @module_mutant(
     "key-mask-along-queries-in-forward",
     requirement="MASK-4",
-    least={"T": 3, "S": 3},
     bug_class="MSHAPE",
     seen_in=("https://github.com/hyunwoongko/transformer/pull/40",),
 )

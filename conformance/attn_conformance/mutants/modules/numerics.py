@@ -90,7 +90,7 @@ class NoPeakSubtractionInTheModule(Plain):
 @module_mutant(
     "scores-of-the-module-in-half-before-scaling",
     requirement="NUM-2",
-    least={"T": 5},
+    least={"S": 13},
     bug_class="PREC",
     seen_in=("https://github.com/pytorch/pytorch/pull/165961",),
 )
