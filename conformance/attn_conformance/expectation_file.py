@@ -13,6 +13,7 @@ from attn_conformance.expectations import Expectation, expectations
 from attn_conformance.files import put
 from attn_conformance.report.stories import visible
 from attn_conformance.results import EXPECTED, UNEXPECTED
+from attn_conformance.standing import stands_back
 
 if TYPE_CHECKING:
     from tomlkit.items import Table
@@ -61,9 +62,10 @@ def written(
 ) -> Changes:
     """Create or update the TOML file at `path` from the data of a result file; says what became of each entry.
 
-    A failed row that it lacks is added, musts and shoulds alike, and an entry whose row passed is removed. Other
-    entries, all comments outside of a removed entry, and the order stay. An error of the suite or the adapter adds
-    nothing. The file appears whole or not at all; where nothing changes, it is not touched.
+    A failed row that it lacks is added, musts and shoulds alike; also one that stands back behind another: it does
+    so no more once that one is expected. An entry whose row passed is removed. Other entries, all comments outside of a
+    removed entry, and the order stay. An error of the suite or the adapter adds nothing. The file appears whole or not
+    at all; where nothing changes, it is not touched.
 
     target: which one, where the result has several. ValueError says what to do if the result or the file is malformed,
     the target is not clear, or tomlkit is missing; OSError if the file cannot be written.
@@ -72,11 +74,14 @@ def written(
     rows = _chosen([(entry["target"], entry["requirements"]) for entry in result["results"]], target)
     known = expectations(file) if os.path.lexists(file) else {}
     passed = {name for name, row in rows.items() if _passed(row)}
-    judged = {name for name, row in rows.items() if row["status"] in ("passed", "failed", "error")}
+    failed = {
+        name for name, row in rows.items() if row["status"] == "failed" or stands_back(row.get("message"))
+    }
+    judged = failed.union(name for name, row in rows.items() if row["status"] in ("passed", "error"))
     added = {
         name: Expectation(name, _reason(row))
         for name, row in rows.items()
-        if row["status"] == "failed" and name not in passed and name not in known
+        if name in failed and name not in passed and name not in known
     }
     remaining = {name: entry for name, entry in known.items() if name not in passed}
     changes = Changes(

@@ -15,6 +15,7 @@ from attn_conformance.cases import Case, KernelCase
 from attn_conformance.cases.events import occurring
 from attn_conformance.endings import out_of_memory
 from attn_conformance.expect import allowed_by
+from attn_conformance.grounds import resting
 from attn_conformance.independent import BACKEND
 from attn_conformance.judge import Failed, NotAsked
 from attn_conformance.registry import Check, Outcome
@@ -27,12 +28,17 @@ AS_REQUIRED = "as the requirement says"
 """What is recorded where a requirement that is merely observed holds."""
 
 
+ENOUGH = 8
+"""Failures that rest on something simpler, after which a check asks no more: each takes several calls to tell."""
+
+
 @dataclass
 class Tally:
     """What the examples of one check have shown so far.
 
-    examples and all that is counted with them: until the first failure. lesser: the first that a looser claim would
-    allow. first, last: a failure as found and as small as it gets. wrong: failures that were merely recorded.
+    examples and all that is counted with them: until the first failure. lesser: one that a looser claim would allow, or
+    that rests on something simpler which fails, too; resting: of all of these, the requirements that judge it. first,
+    last: a failure as found and as small as it gets. wrong: failures that were merely recorded.
     """
 
     examples: int = 0
@@ -44,6 +50,7 @@ class Tally:
     first: tuple[Case, Failed] | None = None
     last: tuple[Case, Failed] | None = None
     lesser: tuple[Case, Failed] | None = None
+    resting: list[tuple[str, ...]] = field(default_factory=list)
     repeats: bool = True
     unasked: str | None = None
     wrong: list[tuple[Case, Failed]] = field(default_factory=list)
@@ -67,8 +74,8 @@ def explore(
 ) -> Tally:
     """Run a check on up to `examples` cases; a failing case is kept as found and, as `last`, as small as it gets.
 
-    shrink: if not, as found is as small as it gets.
-    A failure that a looser claim would allow is kept only if none of the cases gives another. observe: record what
+    A failure that a looser claim would allow, or that rests on something simpler which fails, is kept only if none of
+    the cases gives another. shrink: if not, as found is as small as it gets. observe: record what
     happens in each example, and which outputs were wrong, and judge nothing. audit: listen to the first example for
     calls of the reference, which `copied` names then.
     """
@@ -125,12 +132,14 @@ class _Example:
     audit: bool
 
     def __call__(self, case: Case, *, lenient: bool) -> None:
-        """Failed if the case fails: if lenient, in a way that no looser claim would allow."""
+        """Failed if the case fails: if lenient, in a way than which none would say more."""
         tally = self.tally
         if tally.first is not None and out_of_memory(tally.first[1].message) and case != tally.first[0]:
             return  # each attempt to make it smaller would fill the memory again
         if not lenient and tally.first is None and tally.lesser is not None and case != tally.lesser[0]:
             return  # it was run before
+        if lenient and len(tally.resting) >= ENOUGH:
+            return
         searching = tally.first is None and tally.lesser is None
         if searching:
             tally.examples += 1
@@ -157,12 +166,27 @@ class _Example:
             if failed.evidence is not None:
                 tally.wrong.append((case, failed))
             return
-        if lenient and allowed_by(failed.message):
-            tally.lesser = tally.lesser or (case, failed)
+        known = tally.first or (None if lenient else tally.lesser)
+        # What a failure rests on is asked once, and not of all that it is made smaller to.
+        failed.rests = rests(self.check, self.subject, case, failed) if known is None else known[1].rests
+        if lenient and lesser(failed):
+            tally.resting += [failed.rests] if failed.rests else []
+            if tally.lesser is None or (tally.lesser[1].rests and not failed.rests):
+                tally.lesser = (case, failed)
             return
         tally.first = tally.first or (case, failed)
         tally.last = (case, failed)
         raise failed
+
+
+def rests(check: Check, subject: Subject, case: Case, failed: Failed) -> tuple[str, ...]:
+    """The requirements that judge what a failed case of a check rests on, if that fails, too."""
+    return resting(check.requirement, check.grounds(case), subject, failed)
+
+
+def lesser(failed: Failed) -> bool:
+    """Whether another failure would say more: a looser claim would allow this one, or something simpler fails, too."""
+    return bool(failed.rests) or allowed_by(failed.message) is not None
 
 
 def _fault(case: Case) -> str:

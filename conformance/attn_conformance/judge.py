@@ -40,20 +40,26 @@ FEWEST_DIGITS, MOST_DIGITS = 9, 17
 class Failed(AssertionError):
     """A requirement does not hold in an example.
 
-    comparison: how an output stood to its answer, and evidence: both of these, where that is what failed.
+    comparison: how an output stood to its answer, and evidence: both of these, where that is what failed. rests: other
+    requirements, of which one or more judge something simpler that fails, too (`grounds.resting`).
     """
 
     def __init__(
-        self, message: str, comparison: Comparison | None = None, evidence: Evidence | None = None
+        self,
+        message: str,
+        comparison: Comparison | None = None,
+        evidence: Evidence | None = None,
+        rests: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
         self.comparison = comparison
         self.evidence = evidence
+        self.rests = rests
 
     def told(self, message: str) -> Failed:
         """The same failure in other words, without its traceback."""
-        return Failed(message, self.comparison, self.evidence)
+        return Failed(message, self.comparison, self.evidence, self.rests)
 
 
 class NotAsked(Exception):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from hypothesis.strategies import SearchStrategy
 
 from attn_conformance.cases import Case
+from attn_conformance.grounds import Ground
 from attn_conformance.scope import OPENED_BY, Scope
 from attn_reference.requirements import Kind
 
@@ -33,6 +34,15 @@ BOTH: tuple[Kind, ...] = ("kernel", "module")
 FEW, SOME = 40, 60
 """Examples at the default effort where what may be drawn is soon exhausted, or merely observed."""
 
+Grounds = Callable[[Any], Iterable[Ground]]
+"""case -> what it rests on."""
+
+
+def standing_alone(case: Case) -> tuple[Ground, ...]:
+    """Of a check that rests on nothing."""
+    return ()
+
+
 OPEN = ("kernel", "qkv", "self", "cross")
 """Windows through which any problem without a cache can be put."""
 
@@ -44,7 +54,8 @@ class Check:
     function: runs one example; raises Failed, or returns an Outcome. cases: the domain, as a strategy, for what
     a subject claims. floor: the least share of examples in which the feature must have mattered. kinds: of subject
     that it serves. windows: those that its cases may be put through. needs: features without which it is left out.
-    at_most: examples at the default effort, where one is slow and more would show nothing new.
+    at_most: examples at the default effort, where one is slow and more would show nothing new. grounds: simpler cases,
+    on which one of its own rests: if they fail as well, the failure is no news of this requirement.
     """
 
     requirement: str
@@ -55,6 +66,7 @@ class Check:
     windows: tuple[str, ...] = OPEN
     needs: tuple[str, ...] = ()
     at_most: int | None = None
+    grounds: Grounds = standing_alone
 
     @property
     def name(self) -> str:
@@ -91,12 +103,13 @@ def check(
     windows: tuple[str, ...] = OPEN,
     needs: tuple[str, ...] = (),
     at_most: int | None = None,
+    grounds: Grounds = standing_alone,
 ) -> Callable[[F], F]:
     """Register a function as a check of a requirement."""
 
     def register(function: F) -> F:
         _CHECKS.setdefault(requirement, []).append(
-            Check(requirement, function, cases, floor, kinds, windows, needs, at_most)
+            Check(requirement, function, cases, floor, kinds, windows, needs, at_most, grounds)
         )
         return function
 

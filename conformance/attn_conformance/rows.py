@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from attn_conformance.cases import Case
 from attn_conformance.expect import allowed_by
-from attn_conformance.exploration import AS_REQUIRED, Tally, Watch, attempt, explore, unwatched
+from attn_conformance.exploration import AS_REQUIRED, Tally, Watch, attempt, explore, lesser, rests, unwatched
 from attn_conformance.judge import Failed, NotAsked
 from attn_conformance.registry import Check, checks
 from attn_conformance.results import MISSHAPEN, NOT_REPLAYED, PLANNED, Cell, Row, Status
@@ -68,11 +68,16 @@ class Order:
 
 @dataclass(frozen=True)
 class Judged:
-    """What came of an order: the row, how often each event occurred, and the stored cases that no longer fail."""
+    """What came of an order: the row, how often each event occurred, and the stored cases that no longer fail.
+
+    rests: of each failure of a failed row, the requirements that judge something simpler which fails, too; () if one of
+    them rests on nothing.
+    """
 
     row: Row
     events: Mapping[str, int]
     healed: tuple[Stored, ...] = ()
+    rests: tuple[tuple[str, ...], ...] = ()
 
 
 def judge(order: Order, subject: Subject, refused: Mapping[str, str], watch: Watch = unwatched) -> Judged:
@@ -88,21 +93,20 @@ def judge(order: Order, subject: Subject, refused: Mapping[str, str], watch: Wat
         message = refused["OUT-1"] if mine else MISSHAPEN
         return Judged(Row(requirement.id, requirement.level, status, message=message), {})
     with threadpool_limits(limits=1, user_api="blas" if requirement.id in PARALLEL else None):
-        stored, healed = _replayed(requirement, order, subject, watch)
-        if order.replay or (stored.status != "skipped" and not allowed_by(stored.message)):
-            return Judged(stored, {}, healed)
-        row, events = _explored(requirement, subject, order, refused, watch)
-        if stored.status == "failed" and row.status != "failed":
-            return Judged(stored, events, healed)
-        return Judged(row, events, healed)
+        stored = _replayed(requirement, order, subject, watch)
+        said = stored.row.message
+        if order.replay or (stored.row.status != "skipped" and not stored.rests and not allowed_by(said)):
+            return stored
+        found = _explored(requirement, subject, order, refused, watch)
+        if stored.row.status == "failed" and found.row.status != "failed":
+            return replace(stored, events=found.events)
+        return replace(found, healed=stored.healed)
 
 
-def _replayed(
-    requirement: Requirement, order: Order, subject: Subject, watch: Watch
-) -> tuple[Row, tuple[Stored, ...]]:
+def _replayed(requirement: Requirement, order: Order, subject: Subject, watch: Watch) -> Judged:
     """The row as the stored cases decide it, skipped if they leave it open; and those that do not fail any more.
 
-    A case whose failure a looser claim would allow decides it only if no other fails.
+    A failure than which another would say more decides it only if no other case fails.
     """
     row = Row(
         requirement.id,
@@ -111,6 +115,7 @@ def _replayed(
         message=NOT_REPLAYED,
     )
     healed: list[Stored] = []
+    resting: list[tuple[str, ...]] = []
     known = {check.name: check for check in checks().get(requirement.id, ()) if subject.kind in check.kinds}
     for number, stored in enumerate(order.stored, 1):
         check = known.get(stored.check)
@@ -121,40 +126,43 @@ def _replayed(
         except NotAsked:
             continue
         except Exception as error:
-            return _failed_itself(row, error), tuple(healed)
+            return Judged(_failed_itself(row, error), {}, tuple(healed))
         if failed is None or row.level == "observed":
             healed.append(stored)
             continue
-        allowed = allowed_by(failed.message) is not None
-        if row.status == "failed" and allowed:
+        failed.rests = rests(check, subject, stored.case, failed)
+        resting += [failed.rests] if failed.rests else []
+        if row.status == "failed" and lesser(failed):
             continue
         cells = (Cell(subject.device, stored.case.dtype, "failed"),)
         row = replace(row, status="failed", examples=number, message=failed.message, cells=cells)
         row = replace(row, counterexample=stored.case.to_json(), check=check.name, replayed=True)
-        if not allowed:
+        if not failed.rests:
+            resting = []
+        if not lesser(failed):
             break
     if healed and order.replay and row.status == "skipped":
         row = replace(row, status="passed", examples=len(healed), effective=len(healed), message=None)
-    return row, tuple(healed)
+    return Judged(row, {}, tuple(healed), tuple(dict.fromkeys(resting)))
 
 
 def _explored(
     requirement: Requirement, subject: Subject, order: Order, refused: Mapping[str, str], watch: Watch
-) -> tuple[Row, Counter[str]]:
-    """The row of a requirement from drawn cases, and how often each event occurred."""
+) -> Judged:
+    """The row of a requirement from drawn cases."""
     examples = EFFORTS[order.effort] if order.examples is None else order.examples
     started = time.perf_counter()
     level = level_for(requirement, subject.kind, subject.claims.features)
     row = Row(requirement.id, level, "skipped")
     if requirement.planned:
-        return replace(row, message=PLANNED), Counter()
+        return Judged(replace(row, message=PLANNED), {})
     number = zlib.crc32(f"{order.seed} {requirement.id}".encode())
     mine = [check for check in checks()[requirement.id] if subject.kind in check.kinds]
     missing = unmet(requirement, subject, mine)
     if missing:
         works = set(missing) <= TRIED and _works(mine[0], subject, missing, number, watch)
         hint = f" (it works where tried; --with {','.join(missing)} asks for it)" if works else ""
-        return replace(row, message=f"not claimed: {', '.join(missing)}{hint}"), Counter()
+        return Judged(replace(row, message=f"not claimed: {', '.join(missing)}{hint}"), {})
     tallies: list[tuple[Check, Tally]] = []
     try:
         asked = [check for check in mine if not check.lacks(subject.scope)]
@@ -172,11 +180,11 @@ def _explored(
                 shrink=order.shrink,
             )
             tallies.append((check, tally))
-            if tally.last is not None and not allowed_by(tally.last[1].message):
+            if tally.last is not None and not lesser(tally.last[1]):
                 break
     except Exception as error:
         row = replace(row, seconds=time.perf_counter() - started)
-        return _failed_itself(row, error), Counter()
+        return Judged(_failed_itself(row, error), {})
     events = sum((tally.events for _, tally in tallies), Counter())
     failed = next((tally for _, tally in tallies if tally.last is not None), None)
     difference = subject.convention.difference(requirement.id)
@@ -189,14 +197,17 @@ def _explored(
         declared=None if difference is None else f"{difference.text} ({difference.link})",
     )
     if level == "observed":
-        return replace(row, status="observed", observation=_observation(tallies)), events
+        return Judged(replace(row, status="observed", observation=_observation(tallies)), events)
     unasked = [tally.unasked for _, tally in tallies if tally.unasked]
     if unasked and not any(tally.effective or tally.failures for _, tally in tallies):
-        return replace(row, message=f"nothing to ask: {unasked[0]}"), events
+        return Judged(replace(row, message=f"nothing to ask: {unasked[0]}"), events)
     status, message = _status(tallies)
     cells: dict[str, Status] = dict.fromkeys(sum((tally.dtypes for _, tally in tallies), Counter()), status)
+    resting: list[tuple[str, ...]] = []
     if (told := _told(tallies)) is not None:
-        check, tally, (case, _) = told
+        check, tally, (case, failure) = told
+        if failure.rests:
+            resting = [rests for _, tally in tallies for rests in tally.resting]
         cells = {case.dtype: status}  # of the others nobody knows: the search ended there
         row = replace(row, counterexample=case.to_json(), check=check.name)
     copied = sorted(set().union(*(tally.copied for _, tally in tallies)))
@@ -204,10 +215,15 @@ def _explored(
         status, message = "failed", COPIED.format(", ".join(copied[:3]))
         cells = dict.fromkeys(cells, status)
     if requirement.id == "NUM-1" and refused:
-        status, message = "failed", "; ".join(f"{d} is claimed, yet {text}" for d, text in refused.items())
+        status, resting = "failed", []
+        message = "; ".join(f"{d} is claimed, yet {text}" for d, text in refused.items())
         cells |= dict.fromkeys(refused, status)
     listed = tuple(Cell(subject.device, dtype, cell) for dtype, cell in cells.items())
-    return replace(row, status=status, message=message, cells=listed), events
+    return Judged(
+        replace(row, status=status, message=message, cells=listed),
+        events,
+        rests=tuple(dict.fromkeys(resting)),
+    )
 
 
 def _failed_itself(row: Row, error: Exception) -> Row:
@@ -261,11 +277,11 @@ def _status(tallies: list[tuple[Check, Tally]]) -> tuple[Status, str | None]:
 
 
 def _told(tallies: list[tuple[Check, Tally]]) -> tuple[Check, Tally, tuple[Case, Failed]] | None:
-    """The failure that a row tells of: one that no looser claim would allow, if there is one, which is the last."""
+    """The failure that a row tells of: one than which none would say more, if there is one, which is the last."""
     found = [(check, tally, tally.last) for check, tally in tallies if tally.last is not None]
     if not found:
         return None
-    return found[0] if allowed_by(found[-1][2][1].message) else found[-1]
+    return min(found, key=lambda one: bool(one[2][1].rests)) if lesser(found[-1][2][1]) else found[-1]
 
 
 def _observation(tallies: list[tuple[Check, Tally]]) -> str:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from attn_conformance.results import (
     Row,
 )
 from attn_conformance.rows import EFFORTS, Judged, Order, level_for
+from attn_conformance.standing import stood_back
 from attn_conformance.stored import counterexamples
 from attn_conformance.subject import Subject
 from attn_conformance.targets import Narrowing, subject
@@ -91,7 +93,9 @@ def run(
         report = run.report(only, shard, jobs if isolate else 1)
     finally:
         judging.close()
-    return applied(report, expected, today)
+    settled = applied(report, expected, today)
+    rests = {name: judged.rests for name, judged in run.judged.items()}
+    return replace(settled, rows=stood_back(settled.rows, rests))
 
 
 def checked(effort: object, seed: object, shard: object = (1, 1), jobs: object = 1) -> None:

@@ -13,6 +13,7 @@ from attn_conformance.expectation_file import UNEXPLAINED, Changes, written
 from attn_conformance.expectations import Expectation, applied, expectations
 from attn_conformance.results import Report, Row, to_json
 from attn_conformance.runner import run
+from attn_conformance.standing import BACK
 from attn_conformance.targets import subject
 
 TODAY = date(2030, 6, 1)
@@ -201,3 +202,9 @@ def test_without_tomlkit_it_says_which_extra_has_it(file, monkeypatch):
     with pytest.raises(ValueError, match=r"attn-conformance\[report\]"):
         written(file, result(passed("MASK-1")), TODAY)
     assert expectations(file)["MASK-1"] == Expectation("MASK-1", "r")
+
+
+def test_rows_that_stand_back_are_added_since_they_no_longer_do_behind_what_is_expected(tmp_path):
+    behind = Row("MASK-1", "must", "skipped", message=BACK.format("EQ-3"))
+    found = written(tmp_path / "expected.toml", result(failed("EQ-3"), behind), TODAY)
+    assert found.added == ("EQ-3", "MASK-1")

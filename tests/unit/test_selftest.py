@@ -17,8 +17,10 @@ from attn_conformance import mutants as registry
 from attn_conformance.cli import main
 from attn_conformance.commands.selftest import show
 from attn_conformance.mutants import Mutant, mutants
+from attn_conformance.results import Row
 from attn_conformance.runner import run
-from attn_conformance.selftest import kills
+from attn_conformance.selftest import attribution, kills
+from attn_conformance.selftest.attribution import judging, killer
 from attn_conformance.selftest.kills import Kill, Kills
 from attn_conformance.selftest.page import page
 from attn_conformance.selftest.table import BEGIN, END, inserted, line, lines, markdown
@@ -222,6 +224,60 @@ def test_in_full_a_twin_may_fail_nothing(plant: Plant) -> None:
     (kill,) = kills.run(only=["another"], full=True, effort="smoke").kills
     assert (kill.twin or "").startswith("CAUSAL-3 failed: ")
     assert not kill.ok
+
+
+def test_more_than_three_unlisted_rows_fail_the_self_test() -> None:
+    assert example(wrong_killers=("A", "B", "C")).ok
+    assert not example(wrong_killers=("A", "B", "C", "D")).ok
+    assert not result(example(wrong_killers=("A", "B", "C", "D"))).ok
+
+
+def test_checks_that_alone_reject_some_mutant_are_told_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, both = (
+        "MASK-1:true_may_attend",
+        ("MASK-2:floating_masks_are_added", "NUM-3:x", "NUM-1:y", "EQ-6", "EQ-5:z"),
+    )
+    found = result(
+        example(mutant="a", requirement="MASK-1", killers=(alone,), wrong_killers=()),
+        example(mutant="b", requirement="MASK-2", killers=both, wrong_killers=()),
+        example(mutant="c", requirement="MASK-2", killers=both[:2], wrong_killers=()),
+    )
+    who = found.attribution
+    assert who is not None
+    assert who.only[alone] == ("a",)
+    assert who.spread == {"0": 1, "1-3": 1, "more": 1}
+    assert who.share == 1 / len(judging())
+    assert who.others[both[0]] is None
+    monkeypatch.setitem(attribution.ARGUED, both[0], "it says <why>")
+    data = json.loads(json.dumps(found.to_json()))
+    assert data["attribution"]["only_killers"] == {alone: ["a"]}
+    assert data["attribution"]["others"][both[0]] == "it says <why>"
+    assert Kills.from_json(data) == found
+    source = page(found, dict.fromkeys("abc", "It lies."))
+    assert "it says &lt;why&gt;" in source
+    console = Console(file=io.StringIO(), width=200)
+    show(found, console, quiet=True)
+    out = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"{alone}: 1" in out
+    assert "0 for 1, 1-3 for 1, more for 1 of them" in " ".join(out.split())
+    assert result(example()).attribution is None
+
+
+def test_what_is_argued_for_is_a_check() -> None:
+    assert set(attribution.ARGUED) <= set(judging())
+    assert all(
+        killer(Row("A-1", "must", "failed", check=check)) == name
+        for check, name in ((None, "A-1"), ("b", "A-1:b"))
+    )
+
+
+def test_a_file_from_before_attribution_can_be_read() -> None:
+    found = result(example(wrong_killers=()))
+    data = found.to_json()
+    del data["attribution"]
+    for kill in data["mutants"]:
+        del kill["killers"]
+    assert Kills.from_json(data) == found
 
 
 def test_what_cannot_be_done_gives_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

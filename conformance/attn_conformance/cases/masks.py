@@ -128,9 +128,12 @@ def _fine(rng: np.random.Generator, i: Array, j: Array, keys: int) -> Array:
 
 
 def _row_constant(rng: np.random.Generator, i: Array, j: Array, keys: int) -> Array:
-    return np.broadcast_to(
-        rng.standard_normal((i.size, 1)) * 10 ** rng.uniform(0, 2.5), (i.size, j.size)
-    ).copy()
+    """Constants of either sign, of which the largest is 1 to 600: from 88 on exp of it overflows in float32."""
+    constants = rng.standard_normal((i.size, 1))
+    if i.size:
+        largest = np.argmax(np.abs(constants))
+        constants *= 10 ** rng.uniform(0, 2.8) / constants[largest]
+    return np.broadcast_to(constants, (i.size, j.size)).copy()
 
 
 def _below_10000(rng: np.random.Generator, i: Array, j: Array, keys: int) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from attn_conformance import expect
+from attn_conformance import expect, simplified
 from attn_conformance.cases import KernelCase, ScriptCase, Step, build
 from attn_conformance.checks.masks import unmasked
 from attn_conformance.judge import Failed, NotAsked
@@ -49,7 +49,7 @@ def _fresh(scope: Scope) -> SearchStrategy[ScriptCase]:
     return scripts(scope, steps=steps, causal=EITHER, carried=WEIGHTS)
 
 
-@check("CACHE-1", cases=_fresh, floor=0, kinds=MODULE, windows=CACHED)
+@check("CACHE-1", cases=_fresh, floor=0, kinds=MODULE, windows=CACHED, grounds=simplified.whole)
 def no_cache_is_stateless_and_an_empty_one_changes_nothing(subject: ModuleSubject, case: ScriptCase) -> bool:
     """Calls without a cache remember nothing, and the first call on an empty cache equals one without."""
     Stage(subject, case).play()
@@ -59,6 +59,7 @@ def no_cache_is_stateless_and_an_empty_one_changes_nothing(subject: ModuleSubjec
 @check(
     "CACHE-2",
     cases=lambda s: scripts(s, steps=appended(), causal=st.just(True), carried=WEIGHTS),
+    grounds=simplified.first_step,
     kinds=MODULE,
     windows=CACHED,
 )
@@ -67,7 +68,13 @@ def causal_chunks_equal_the_whole(subject: ModuleSubject, case: ScriptCase) -> b
     return Stage(subject, case).play()
 
 
-@check("CACHE-3", cases=lambda s: scripts(s, steps=appended(), carried=WEIGHTS), kinds=MODULE, windows=CACHED)
+@check(
+    "CACHE-3",
+    cases=lambda s: scripts(s, steps=appended(), carried=WEIGHTS),
+    kinds=MODULE,
+    windows=CACHED,
+    grounds=simplified.first_step,
+)
 def without_causality_all_keys_so_far_are_seen(subject: ModuleSubject, case: ScriptCase) -> bool:
     """Not causal: each chunk attends to all keys so far, cached and new."""
     return Stage(subject, case).play()
@@ -79,7 +86,7 @@ def _with_an_empty_chunk(scope: Scope) -> SearchStrategy[ScriptCase]:
     return scripts(scope, steps=steps.map(lambda parts: (*parts[0], empty, *parts[1])))
 
 
-@check("OUT-4", cases=_with_an_empty_chunk, kinds=MODULE, windows=CACHED)
+@check("OUT-4", cases=_with_an_empty_chunk, kinds=MODULE, windows=CACHED, grounds=simplified.steps_only)
 def empty_chunks_change_nothing(subject: ModuleSubject, case: ScriptCase) -> bool:
     """A chunk of no tokens gives an empty result, or an exception, and the sequence goes on."""
     return Stage(subject, case).play()
@@ -88,6 +95,7 @@ def empty_chunks_change_nothing(subject: ModuleSubject, case: ScriptCase) -> boo
 @check(
     "CACHE-4",
     cases=lambda s: scripts(s, steps=crossed(), carried=WEIGHTS),
+    grounds=simplified.first_step,
     kinds=MODULE,
     windows=CACHED,
     needs=("cross",),
@@ -117,7 +125,7 @@ def _several(scope: Scope) -> SearchStrategy[ScriptCase]:
     return st.one_of(*options)
 
 
-@check("CACHE-5", cases=_several, kinds=MODULE, windows=CACHED)
+@check("CACHE-5", cases=_several, kinds=MODULE, windows=CACHED, grounds=simplified.steps_only)
 def modules_and_caches_do_not_mix(subject: ModuleSubject, case: ScriptCase) -> bool:
     """Several modules share a cache, and several caches serve a module, without mixing."""
     return Stage(subject, case).play()
@@ -126,6 +134,7 @@ def modules_and_caches_do_not_mix(subject: ModuleSubject, case: ScriptCase) -> b
 @check(
     "CACHE-6",
     cases=lambda s: kernel_cases(s, mask=masks(dtypes=kinds(s), planes="each")),
+    grounds=simplified.mask_in_one_call,
     kinds=MODULE,
     windows=CACHED,
 )
@@ -138,6 +147,7 @@ def masks_cover_cached_and_new_keys(subject: ModuleSubject, case: KernelCase) ->
 @check(
     "CACHE-6",
     cases=lambda s: scripts(s, steps=appended(masked=EITHER)),
+    grounds=simplified.steps_only,
     kinds=MODULE,
     windows=CACHED,
     needs=("bool-mask",),
@@ -157,7 +167,7 @@ def _disturbed(draw: DrawFn, scope: Scope) -> ScriptCase:
     return replace(case, steps=tuple(steps))
 
 
-@check("CACHE-7", cases=_disturbed, kinds=MODULE, windows=CACHED)
+@check("CACHE-7", cases=_disturbed, kinds=MODULE, windows=CACHED, grounds=simplified.steps_only)
 def entries_are_the_caches_own(subject: ModuleSubject, case: ScriptCase) -> bool:
     """An entry stays as it is when the caller overwrites an input, and a batch that does not fit raises."""
     return Stage(subject, case).play()
@@ -168,7 +178,7 @@ def _growing(scope: Scope) -> SearchStrategy[ScriptCase]:
     return st.one_of(self_steps, scripts(scope, steps=crossed())) if scope.has("cross") else self_steps
 
 
-@check("CACHE-8", cases=_growing, kinds=MODULE, windows=CACHED)
+@check("CACHE-8", cases=_growing, kinds=MODULE, windows=CACHED, grounds=simplified.whole)
 def the_length_grows_by_the_new_keys(subject: ModuleSubject, case: ScriptCase) -> bool:
     """The cached length grows by exactly the new keys, or stays S; cached cross-attention does not project xa."""
     stage = Stage(subject, case, judging=False)  # what the steps give, other requirements judge
@@ -239,7 +249,7 @@ def _edited(draw: DrawFn, scope: Scope) -> ScriptCase:
     return replace(case, steps=tuple(steps))
 
 
-@check("CACHE-9", cases=_edited, kinds=MODULE, windows=CACHED)
+@check("CACHE-9", cases=_edited, kinds=MODULE, windows=CACHED, grounds=simplified.steps_only)
 def edits_of_the_caller_are_honoured(subject: ModuleSubject, case: ScriptCase) -> bool:
     """Entries reordered, repeated or truncated by the caller count as they are, and a shallow copy is a fork."""
     return Stage(subject, case).play()
@@ -309,6 +319,7 @@ def _rejected(draw: DrawFn, scope: Scope, faults: tuple[str, ...], *, causal: bo
 @check(
     "CAUSAL-6",
     cases=lambda s: _rejected(s, CAUSAL_REJECTED, causal=True),
+    grounds=simplified.steps_only,
     kinds=MODULE,
     windows=CACHED,
 )
@@ -322,6 +333,7 @@ def a_forbidden_mask_leaves_the_cache(subject: ModuleSubject, case: ScriptCase) 
     cases=lambda s: _rejected(s, tuple(f for f in REJECTED if f not in CAUSAL_REJECTED), causal=False),
     kinds=MODULE,
     windows=CACHED,
+    grounds=simplified.steps_only,
 )
 def rejected_calls_leave_the_cache(subject: ModuleSubject, case: ScriptCase) -> bool:
     """A call rejected for whatever reason leaves the cache as it was, and the sequence goes on."""

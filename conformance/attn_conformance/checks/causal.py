@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from attn_conformance import expect
+from attn_conformance import expect, simplified
 from attn_conformance.cases import Call, KernelCase, build
 from attn_conformance.judge import Evidence, Failed, ask, compare, moves
 from attn_conformance.registry import FEW, MODULE, SOME, check
@@ -31,7 +31,11 @@ def uncaused(call: Call) -> Call:
     return replace(call, is_causal=False)
 
 
-@check("CAUSAL-1", cases=lambda scope: kernel_cases(scope, square=True, causal=CAUSAL))
+@check(
+    "CAUSAL-1",
+    cases=lambda scope: kernel_cases(scope, square=True, causal=CAUSAL),
+    grounds=simplified.uncaused,
+)
 def the_future_changes_nothing(subject: Subject, case: KernelCase) -> bool:
     """Changing all keys and values after a position changes no output up to it."""
     call = build(case)
@@ -49,7 +53,11 @@ def the_future_changes_nothing(subject: Subject, case: KernelCase) -> bool:
     return moves(answer, subject.lower(uncaused(other)).take_rows(past))
 
 
-@check("CAUSAL-2", cases=lambda scope: kernel_cases(scope, square=True, causal=CAUSAL))
+@check(
+    "CAUSAL-2",
+    cases=lambda scope: kernel_cases(scope, square=True, causal=CAUSAL),
+    grounds=simplified.uncaused,
+)
 def causal_equals_the_triangle(subject: Subject, case: KernelCase) -> bool:
     """With T = S, is_causal equals the lower-triangular boolean mask."""
     call = build(case)
@@ -62,7 +70,7 @@ def _more_keys(scope: Scope) -> st.SearchStrategy[KernelCase]:
     return weighted((12, usual), (1, long))
 
 
-@check("CAUSAL-3", cases=_more_keys, windows=("kernel", "qkv", "cached"))
+@check("CAUSAL-3", cases=_more_keys, windows=("kernel", "qkv", "cached"), grounds=simplified.square)
 def the_triangle_is_anchored_bottom_right(subject: Subject, case: KernelCase) -> bool:
     """With T < S, key j is visible to query i iff j <= i + (S - T)."""
     call = build(case)

@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from attn_conformance import simplified
 from attn_conformance.cases import ForwardCase, SizesCase, build_forward, draw_params
 from attn_conformance.expect import within
 from attn_conformance.implementation import PARAMETERS
@@ -71,7 +72,7 @@ def _without_sdpa() -> Iterator[None]:
         functional.scaled_dot_product_attention = kept
 
 
-@check("CTOR-3", cases=forward_cases, floor=1, kinds=MODULE, at_most=5)
+@check("CTOR-3", cases=forward_cases, floor=1, kinds=MODULE, at_most=5, grounds=simplified.forward)
 def scaled_dot_product_attention_may_be_missing(subject: ModuleSubject, case: ForwardCase) -> bool:
     """Without scaled_dot_product_attention construction raises ValueError, or the results are right all the same."""
     call = build_forward(case)

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from attn_conformance import simplified
 from attn_conformance.cases import Call, Forward, ForwardCase, Mask, build_forward, split
 from attn_conformance.cases.values import STORAGE
 from attn_conformance.expect import same, within
@@ -67,7 +68,7 @@ def _other_weights(scope: Scope) -> SearchStrategy[ForwardCase]:
     return forward_cases(scope, cross=ANY, weights_dtype=st.sampled_from(tuple(STORAGE)))
 
 
-@check("OUT-3", cases=_other_weights, kinds=MODULE, needs=("casts-weights",))
+@check("OUT-3", cases=_other_weights, kinds=MODULE, needs=("casts-weights",), grounds=simplified.forward)
 def weights_are_cast_to_the_dtype_of_x(subject: ModuleSubject, case: ForwardCase) -> bool:
     """Weights held in another dtype are cast to x's, which is that of the result."""
     call = build_forward(case)
@@ -109,7 +110,12 @@ def a_batch_of_one_beside_a_larger_one(subject: ModuleSubject, case: ForwardCase
     return f"a batch of 1 in {which} is broadcast"
 
 
-@check("EQ-1", cases=lambda s: forward_cases(s, batch=COUNTS, queries=LENGTHS, zeros=ANY), kinds=MODULE)
+@check(
+    "EQ-1",
+    cases=lambda s: forward_cases(s, batch=COUNTS, queries=LENGTHS, zeros=ANY),
+    kinds=MODULE,
+    grounds=simplified.self_attention,
+)
 def self_attention_equals_the_reference(subject: ModuleSubject, case: ForwardCase) -> bool:
     """Forward without mask and xa equals the reference, projections and biases included."""
     call = build_forward(case)
@@ -122,6 +128,7 @@ def self_attention_equals_the_reference(subject: ModuleSubject, case: ForwardCas
         s, cross=st.just(True), batch=COUNTS, queries=LENGTHS, keys=LENGTHS, zeros=ANY
     ),
     kinds=MODULE,
+    grounds=simplified.cross_attention,
 )
 def cross_attention_equals_the_reference(subject: ModuleSubject, case: ForwardCase) -> bool:
     """Forward with xa equals the reference, also where xa has the shape of x."""
@@ -141,7 +148,7 @@ def _with_masks(scope: Scope) -> SearchStrategy[ForwardCase]:
     return forward_cases(scope, cross=ANY, causal=ANY, mask=st.one_of(*options))
 
 
-@check("EQ-4", cases=_with_masks, kinds=MODULE)
+@check("EQ-4", cases=_with_masks, kinds=MODULE, grounds=simplified.composed)
 def forward_is_the_composition(subject: ModuleSubject, case: ForwardCase) -> bool:
     """Forward is out(qkv_attention(query(x), key(src), value(src))), with whatever that qkv_attention does."""
     call = build_forward(case)
@@ -188,7 +195,7 @@ def _with_empty_rows(scope: Scope) -> SearchStrategy[ForwardCase]:
     return forward_cases(scope, cross=ANY, mask=empty)
 
 
-@check("MASK-5", cases=_with_empty_rows, kinds=MODULE)
+@check("MASK-5", cases=_with_empty_rows, kinds=MODULE, grounds=simplified.forward)
 def empty_rows_give_the_bias_of_out(subject: ModuleSubject, case: ForwardCase) -> bool:
     """Through forward, a query that may attend to no key gives out(0), the bias of out."""
     call = build_forward(case)

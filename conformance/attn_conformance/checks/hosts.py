@@ -11,6 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from attn_conformance import simplified
 from attn_conformance.cases import Forward, ForwardCase, ScriptCase, build_forward
 from attn_conformance.checks.forward import ANY
 from attn_conformance.expect import within
@@ -74,6 +75,7 @@ def _torch() -> Any:
     floor=1,
     kinds=MODULE,
     needs=TORCH,
+    grounds=simplified.forward,
     at_most=40,
 )
 def modules_are_saved_copied_and_cast(subject: ModuleSubject, case: ForwardCase) -> bool:
@@ -107,6 +109,7 @@ def modules_are_saved_copied_and_cast(subject: ModuleSubject, case: ForwardCase)
     floor=1,
     kinds=MODULE,
     needs=TORCH,
+    grounds=simplified.forward,
     at_most=4,
 )  # fmt: skip
 def compiled_and_exported_modules_agree(subject: ModuleSubject, case: ForwardCase) -> bool:
@@ -132,6 +135,7 @@ def compiled_and_exported_modules_agree(subject: ModuleSubject, case: ForwardCas
     cases=lambda s: st.one_of(scripts(s, steps=appended()), scripts(s, steps=decoded(), causal=ANY)),
     kinds=MODULE,
     needs=(*TORCH, "drop-in"),
+    grounds=simplified.steps_only,
 )
 def hooks_may_manage_the_cache(subject: ModuleSubject, case: ScriptCase) -> bool:
     """Under forward hooks on key and value that append, chunks equal the whole as with a cache of its own."""
@@ -146,6 +150,7 @@ def hooks_may_manage_the_cache(subject: ModuleSubject, case: ScriptCase) -> bool
     floor=1,
     kinds=MODULE,
     needs=TORCH,
+    grounds=simplified.forward,
     at_most=40,
 )
 def autocast_and_inference_mode_work(subject: ModuleSubject, case: ForwardCase) -> bool:

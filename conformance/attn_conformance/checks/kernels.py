@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from attn_conformance import expect
+from attn_conformance import expect, simplified
 from attn_conformance.cases import KernelCase, build
 from attn_conformance.checks.equality import even_weights
 from attn_conformance.judge import Failed, ask_lse
@@ -40,7 +40,7 @@ def _tiled(problem: Problem) -> Problem:
     return replace(problem, k=problem.k[:, heads], v=problem.v[:, heads])
 
 
-@check("KERN-1", cases=_grouped, kinds=KERNEL)
+@check("KERN-1", cases=_grouped, kinds=KERNEL, grounds=simplified.offered)
 def consecutive_query_heads_share_a_key_head(subject: Subject, case: KernelCase) -> bool:
     """With H = g * Hkv heads, query heads g*n to g*n + g - 1 read key head n; g = H included."""
     return expect.reference(subject, build(case), without=even_weights if case.kv_heads == 1 else _tiled)
@@ -51,7 +51,7 @@ def _scaled(scope: Scope) -> SearchStrategy[KernelCase]:
     return st.tuples(_variants(scope), scales).map(lambda t: replace(t[0], scale=t[1]))
 
 
-@check("KERN-2", cases=_scaled, kinds=KERNEL)
+@check("KERN-2", cases=_scaled, kinds=KERNEL, grounds=simplified.offered)
 def an_explicit_scale_replaces_the_default(subject: Subject, case: KernelCase) -> bool:
     """With `scale` given, scores are scale * q k^T."""
     call = build(case)
@@ -63,7 +63,7 @@ def _other_value_size(scope: Scope) -> SearchStrategy[KernelCase]:
     return st.tuples(_variants(scope), sizes).map(lambda t: replace(t[0], value_size=t[1]))
 
 
-@check("KERN-3", cases=_other_value_size, kinds=KERNEL)
+@check("KERN-3", cases=_other_value_size, kinds=KERNEL, grounds=simplified.offered)
 def values_may_have_another_head_size(subject: Subject, case: KernelCase) -> bool:
     """V may be (B, Hkv, S, Dv) with Dv != D; the output is (B, H, T, Dv)."""
     return expect.reference(subject, build(case), without=even_weights)
@@ -76,7 +76,7 @@ def _with_lse(scope: Scope) -> SearchStrategy[KernelCase]:
     return st.one_of(_variants(scope), kernel_cases(scope, mask=empty))
 
 
-@check("KERN-4", cases=_with_lse, kinds=KERNEL)
+@check("KERN-4", cases=_with_lse, kinds=KERNEL, grounds=simplified.offered)
 def the_log_sum_exp_is_returned(subject: Subject, case: KernelCase) -> bool:
     """The second result is the natural log-sum-exp of each row's scores, -inf for rows without a key."""
     call = build(case)

@@ -9,12 +9,13 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from attn_conformance import expect
+from attn_conformance import expect, simplified
 from attn_conformance.cases import Call, KernelCase, build
 from attn_conformance.judge import Failed
 from attn_conformance.registry import FEW, OPEN, SOME, check
 from attn_conformance.scope import Scope
 from attn_conformance.strategies import (
+    APART,
     BROADCASTS,
     KEYWISE,
     LONG_AND_CHEAP,
@@ -44,7 +45,7 @@ def _hiding(scope: Scope) -> SearchStrategy[KernelCase]:
     return weighted((8, usual), (1, counted_keys(scope, LONG_AND_CHEAP, mask=long)))
 
 
-@check("MASK-1", cases=_hiding)
+@check("MASK-1", cases=_hiding, grounds=simplified.plain)
 def true_may_attend(subject: Subject, case: KernelCase) -> bool:
     """In a boolean mask True means that the query may attend to the key."""
     call = build(case)
@@ -63,7 +64,7 @@ def _biased(scope: Scope) -> SearchStrategy[KernelCase]:
     )
 
 
-@check("MASK-2", cases=_biased)
+@check("MASK-2", cases=_biased, grounds=simplified.hiding)
 def floating_masks_are_added(subject: Subject, case: KernelCase) -> bool:
     """A floating mask is added to the scaled scores, exactly."""
     call = build(case)
@@ -72,7 +73,10 @@ def floating_masks_are_added(subject: Subject, case: KernelCase) -> bool:
 
 @check(
     "MASK-3",
-    cases=lambda scope: kernel_cases(scope, mask=masks(dtypes=kinds(scope), biases=FINITE, planes="each")),
+    cases=lambda scope: kernel_cases(
+        scope, mask=masks(dtypes=kinds(scope), structures=APART, biases=("noise", "alibi"), planes="each")
+    ),
+    grounds=simplified.one_plane,
 )
 def every_plane_is_its_own(subject: Subject, case: KernelCase) -> bool:
     """In a mask (B, H, T, S) each batch element and head has its own plane."""
@@ -97,7 +101,7 @@ def _broadcast(scope: Scope) -> SearchStrategy[KernelCase]:
     )  # fmt: skip
 
 
-@check("MASK-4", cases=_broadcast)
+@check("MASK-4", cases=_broadcast, grounds=simplified.written_out)
 def masks_broadcast(subject: Subject, case: KernelCase) -> bool:
     """A mask (T, S), or 4-D with axes full or 1, acts as its expansion to (B, H, T, S) does."""
     call = build(case)
@@ -118,7 +122,7 @@ def _rows_filled(call: Call) -> Call:
     return replace(call, mask=opened)
 
 
-@check("MASK-5", cases=_with_empty_rows)
+@check("MASK-5", cases=_with_empty_rows, grounds=simplified.written_out)
 def empty_rows_give_zero(subject: Subject, case: KernelCase) -> bool:
     """A query that may attend to no key gives zeros, and no other row is touched."""
     call = build(case)
@@ -139,7 +143,7 @@ def _poisoned(scope: Scope) -> SearchStrategy[KernelCase]:
     )
 
 
-@check("MASK-6", cases=_poisoned)
+@check("MASK-6", cases=_poisoned, grounds=simplified.visible_numbers)
 def forbidden_keys_have_no_influence(subject: Subject, case: KernelCase) -> bool:
     """Whatever finite numbers stand in forbidden keys and values, the output stays the same."""
     call = build(case)
@@ -152,7 +156,7 @@ def _neutral(scope: Scope) -> SearchStrategy[KernelCase]:
     return kernel_cases(scope, mask=mask)
 
 
-@check("MASK-7", cases=_neutral)
+@check("MASK-7", cases=_neutral, grounds=simplified.neutral)
 def neutral_masks_change_nothing(subject: Subject, case: KernelCase) -> bool:
     """All True, all zero, or one constant for each row: the output is that of the call without the mask."""
     call = build(case)
@@ -177,7 +181,7 @@ def _easily_ignored(scope: Scope) -> SearchStrategy[KernelCase]:
     )
 
 
-@check("MASK-8", cases=_easily_ignored, windows=(*OPEN, "cached"))
+@check("MASK-8", cases=_easily_ignored, windows=(*OPEN, "cached"), grounds=simplified.squarely_masked)
 def masks_are_never_ignored(subject: Subject, case: KernelCase) -> bool:
     """The mask counts at T = 1, when batch element 0 allows everything, and in every grad mode."""
     call = build(case)

@@ -11,6 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from attn_conformance import simplified
 from attn_conformance.cases import ForwardCase, build_forward, draw_params
 from attn_conformance.checks.forward import ANY
 from attn_conformance.expect import same, within
@@ -34,7 +35,7 @@ def _maybe_cast(scope: Scope) -> SearchStrategy[ForwardCase]:
     return forward_cases(scope, cross=ANY, weights_dtype=other)
 
 
-@check("PURE-1", cases=_maybe_cast, floor=1, kinds=MODULE)
+@check("PURE-1", cases=_maybe_cast, floor=1, kinds=MODULE, grounds=simplified.shapes)
 def parameters_are_never_modified(subject: ModuleSubject, case: ForwardCase) -> bool:
     """The parameters are bit for bit the same after a call of forward."""
     call = build_forward(case)
@@ -48,7 +49,14 @@ def parameters_are_never_modified(subject: ModuleSubject, case: ForwardCase) -> 
     return True
 
 
-@check("PURE-2", cases=lambda s: forward_cases(s, cross=ANY), kinds=MODULE, floor=1, needs=("torch-module",))
+@check(
+    "PURE-2",
+    cases=lambda s: forward_cases(s, cross=ANY),
+    kinds=MODULE,
+    floor=1,
+    needs=("torch-module",),
+    grounds=simplified.repeated,
+)
 def training_mode_changes_nothing(subject: ModuleSubject, case: ForwardCase) -> bool:
     """A module in training mode gives what it gives in evaluation mode."""
     call = build_forward(case)
@@ -72,7 +80,7 @@ def _changes(scope: Scope) -> SearchStrategy[ForwardCase]:
     return forward_cases(scope, cross=ANY, weights_dtype=other, change=changes)
 
 
-@check("PURE-6", cases=_changes, kinds=MODULE)
+@check("PURE-6", cases=_changes, kinds=MODULE, grounds=simplified.forward)
 def parameters_count_as_they_are(subject: ModuleSubject, case: ForwardCase) -> bool:
     """Weights loaded between calls are used at once, and modules or threads used in turn do not meet."""
     call = build_forward(case)

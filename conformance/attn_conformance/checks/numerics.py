@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from attn_conformance import expect
+from attn_conformance import expect, simplified
 from attn_conformance.bias import Fit, fits, gradient_fits, most_biased
 from attn_conformance.cases import KernelCase, build, build_upstream
 from attn_conformance.cases.values import FAMILIES
@@ -77,13 +77,19 @@ def _everything(scope: Scope) -> SearchStrategy[KernelCase]:
     return weighted((7, common), (6, wide), (3, long), (3, even), (2, counted))
 
 
-@check("NUM-1", cases=_everything)
+@check("NUM-1", cases=_everything, grounds=simplified.hard)
 def errors_stay_within_the_bound(subject: Subject, case: KernelCase) -> bool:
     """Every element is within the certified bound of its dtype, at any length up to 32768 keys."""
     return expect.reference(subject, build(case), without=even_weights)
 
 
-@check("NUM-2", cases=lambda scope: kernel_cases(scope, families=("huge",)))
+@check(
+    "NUM-2",
+    cases=lambda scope: kernel_cases(
+        scope, queries=sizes.below_tiles, keys=sizes.below_tiles, families=("huge",)
+    ),
+    grounds=simplified.ordinary,
+)
 def large_logits_do_not_overflow(subject: Subject, case: KernelCase) -> bool:
     """Large logits give no overflow and no NaN."""
     call = build(case)
@@ -105,7 +111,7 @@ def _extreme(scope: Scope) -> SearchStrategy[KernelCase]:
     return weighted((2, plain), (1, kernel_cases(scope, mask=low, families=("normal", "large", "probe"))))
 
 
-@check("NUM-3", cases=_extreme)
+@check("NUM-3", cases=_extreme, grounds=simplified.low)
 def extreme_rows_stay_within_the_bound(subject: Subject, case: KernelCase) -> bool:
     """Rows that are strongly negative, rising, falling, all equal, dominated or long-tailed, within the bound."""
     call = build(case)
@@ -117,7 +123,12 @@ def extreme_rows_stay_within_the_bound(subject: Subject, case: KernelCase) -> bo
 NAN_PLACES = st.sampled_from(("nan-q", "nan-k", "nan-v"))
 
 
-@check("NUM-4", cases=lambda scope: kernel_cases(scope, fault=NAN_PLACES), floor=1)
+@check(
+    "NUM-4",
+    cases=lambda scope: kernel_cases(scope, fault=NAN_PLACES),
+    floor=1,
+    grounds=simplified.with_nan,
+)
 def nan_reaches_what_depends_on_it(subject: Subject, case: KernelCase) -> bool:
     """NaN in a visible input reaches every output that depends on it, and no other batch element."""
     clean = build(case)

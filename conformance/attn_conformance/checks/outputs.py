@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
+from attn_conformance import simplified
 from attn_conformance.cases import KernelCase, build
 from attn_conformance.judge import Failed
 from attn_conformance.registry import check
@@ -21,7 +22,7 @@ def _with_and_without_mask(scope: Scope) -> st.SearchStrategy[KernelCase]:
     return kernel_cases(scope, mask=mask, grad=st.sampled_from(scope.grad_modes))
 
 
-@check("OUT-3", cases=_with_and_without_mask)
+@check("OUT-3", cases=_with_and_without_mask, grounds=simplified.shapes)
 def result_has_the_dtype_of_q(subject: Subject, case: KernelCase) -> bool:
     """The result has q's dtype and device, whatever the mask's dtype."""
     try:
@@ -54,7 +55,7 @@ def _zeros_or_exception(subject: Subject, case: KernelCase) -> None:
         raise Failed(f"{found} without a single key; zeros (or an exception) were expected")
 
 
-@check("OUT-4", cases=_empty, windows=("kernel", "qkv", "cross"))
+@check("OUT-4", cases=_empty, windows=("kernel", "qkv", "cross"), grounds=simplified.shapes)
 def empty_sizes_give_empty_or_zero(subject: Subject, case: KernelCase) -> bool:
     """T = 0 or B = 0 gives an empty result, S = 0 rows of zeros; an exception passes too."""
     _zeros_or_exception(subject, case)
@@ -65,6 +66,7 @@ def empty_sizes_give_empty_or_zero(subject: Subject, case: KernelCase) -> bool:
     "OUT-6",
     cases=lambda scope: kernel_cases(scope, keys=st.just(0)),
     windows=("kernel", "qkv", "cross"),
+    grounds=simplified.shapes,
 )
 def no_keys_never_give_nan(subject: Subject, case: KernelCase) -> bool:
     """S = 0 gives zeros or raises; it never gives NaN."""

@@ -13,13 +13,23 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from numpy.typing import NDArray
 
-from attn_conformance import expect
+from attn_conformance import expect, simplified
 from attn_conformance.cases import Call, KernelCase, build, layouts
 from attn_conformance.judge import Answer, Evidence, Failed, compare, moves
 from attn_conformance.process_state import changes, keeping_threads
 from attn_conformance.registry import SOME, check
 from attn_conformance.scope import Scope
-from attn_conformance.strategies import CAUSAL, ORDINARY, PARTIAL, kernel_cases, kinds, masks, sizes, weighted
+from attn_conformance.strategies import (
+    CAUSAL,
+    CONTIGUOUS,
+    ORDINARY,
+    PARTIAL,
+    kernel_cases,
+    kinds,
+    masks,
+    sizes,
+    weighted,
+)
 from attn_conformance.subject import Raised, Subject
 from attn_reference import Problem
 
@@ -30,17 +40,26 @@ PATIENCE = 0.1
 
 
 def _maybe_masked(
-    scope: Scope, structures: tuple[str, ...] = PARTIAL, **options: Any
+    scope: Scope,
+    structures: tuple[str, ...] = PARTIAL,
+    mask_layout: SearchStrategy[str] = CONTIGUOUS,
+    **options: Any,
 ) -> SearchStrategy[KernelCase]:
     plain = kernel_cases(scope, **options)
     dtypes = kinds(scope)
     if not dtypes:
         return plain
-    mask = masks(dtypes=dtypes, structures=structures, biases=("none", "noise"), planes="each")
+    mask = masks(
+        dtypes=dtypes, structures=structures, biases=("none", "noise"), planes="each", layout=mask_layout
+    )
     return st.one_of(plain, kernel_cases(scope, mask=mask, **options))
 
 
-@check("PURE-1", cases=lambda scope: _maybe_masked(scope, grad=st.sampled_from(scope.grad_modes)))
+@check(
+    "PURE-1",
+    cases=lambda scope: _maybe_masked(scope, grad=st.sampled_from(scope.grad_modes)),
+    grounds=simplified.shapes,
+)
 def arguments_are_never_modified(subject: Subject, case: KernelCase) -> bool:
     """q, k, v and the mask are bit for bit the same after the call, and so is its result after a further call."""
     call = build(case)
@@ -81,7 +100,7 @@ def _without_traces(subject: Subject, call: Call, seed: int) -> Array | None:
         subject.border.set_random_state(before[1])
 
 
-@check("PURE-2", cases=_maybe_masked)
+@check("PURE-2", cases=_maybe_masked, grounds=simplified.shapes)
 def the_same_call_gives_the_same_result(subject: Subject, case: KernelCase) -> bool:
     """A repeated call agrees, in every grad mode, draws no random numbers and changes nothing in the process."""
     call = build(case)
@@ -128,6 +147,7 @@ UNEQUAL = (*PARTIAL, *["first-shortest"] * 3)
     cases=lambda scope: _maybe_masked(
         scope, UNEQUAL, batch=st.integers(2, 9), queries=sizes.short_lengths, families=FAMILIES_APART
     ),
+    grounds=simplified.one_element,
 )
 def batch_elements_do_not_meet(subject: Subject, case: KernelCase) -> bool:
     """An element alone gives what it gives in the batch, and a permuted batch the permuted result."""
@@ -150,7 +170,11 @@ def batch_elements_do_not_meet(subject: Subject, case: KernelCase) -> bool:
     return moves(answer, subject.lower(replace(call, k=call.k[rolled], v=call.v[rolled])))
 
 
-@check("PURE-4", cases=lambda scope: _maybe_masked(scope, heads=sizes.any_counts, families=FAMILIES_APART))
+@check(
+    "PURE-4",
+    cases=lambda scope: _maybe_masked(scope, heads=sizes.any_counts, families=FAMILIES_APART),
+    grounds=simplified.one_element,
+)
 def order_of_heads_and_keys_is_free(subject: Subject, case: KernelCase) -> bool:
     """Permuted heads give the permuted result, and permuted keys (with their mask columns) the same one."""
     call = build(case)
@@ -166,11 +190,12 @@ def order_of_heads_and_keys_is_free(subject: Subject, case: KernelCase) -> bool:
         mask=mask if mask is None else mask[:, heads],
     )  # fmt: skip
     expected = _of(answer, heads, axis=1)
-    expect.same(plain[:, heads], subject.attention(by_head), expected, "permuted heads gave another result")
+    permuted = subject.attention(by_head.contiguous())
+    expect.same(plain[:, heads], permuted, expected, "permuted heads gave another result")
     by_key = replace(
         call, k=call.k[:, :, keys], v=call.v[:, :, keys], mask=mask if mask is None else mask[..., keys]
     )
-    permuted = subject.attention(by_key)
+    permuted = subject.attention(by_key.contiguous())
     posed = replace(answer, problem=subject.lower(by_key))
     what = "permuted keys gave another result"
     expect.same(plain, permuted, answer, what, (Evidence(plain, answer), Evidence(permuted, posed)))
@@ -186,16 +211,17 @@ def _laid_out(scope: Scope) -> SearchStrategy[KernelCase]:
         "laid_out": st.sampled_from(("qkv", "q", "k", "v")),
         "head_size": st.one_of(sizes.head_sizes, st.integers(1, 9)),
     }
-    usual = _maybe_masked(scope, **options)
+    sliced = st.sampled_from(("contiguous", "sliced"))
+    usual = _maybe_masked(scope, mask_layout=sliced, **options)
     if "expanded" not in other or not {"cross", "qkv"}.intersection(scope.windows):
         return usual
     # One xa for several x, as for the beams of a search: expanded over the batch.
     beams = replace(scope, windows=tuple(w for w in scope.windows if w in ("cross", "qkv")))
     shared = options | {"layout": st.just("expanded"), "laid_out": st.sampled_from(("qkv", "k", "v"))}
-    return weighted((4, usual), (1, _maybe_masked(beams, **shared)))
+    return weighted((4, usual), (1, _maybe_masked(beams, mask_layout=sliced, **shared)))
 
 
-@check("PURE-5", cases=_laid_out)
+@check("PURE-5", cases=_laid_out, grounds=simplified.one_element)
 def strides_do_not_matter(subject: Subject, case: KernelCase) -> bool:
     """Transposed, sliced, expanded and reversed views give what their contiguous copies give."""
     call = build(case)
@@ -274,7 +300,7 @@ def _with_history(draw: DrawFn, scope: Scope) -> KernelCase:
     return replace(last, before=tuple(before))
 
 
-@check("PURE-6", cases=_with_history)
+@check("PURE-6", cases=_with_history, grounds=simplified.alone)
 def earlier_calls_leave_no_trace(subject: Subject, case: KernelCase) -> bool:
     """After calls of other shapes, masks and values, and rejected ones, a call gives what it gives alone."""
     for earlier in case.before:

@@ -20,6 +20,7 @@ from attn_conformance.files import put
 from attn_conformance.loading import TargetError
 from attn_conformance.mutants import BUG_CLASSES, mutants
 from attn_conformance.report.progress import Progress
+from attn_conformance.selftest.attribution import Attribution
 from attn_conformance.selftest.kills import Kill, Kills, run
 from attn_conformance.selftest.page import page
 from attn_conformance.selftest.table import Line, line, lines, number, seconds, seeds
@@ -110,6 +111,8 @@ def show(result: Kills, console: Console, *, quiet: bool = False) -> None:
         (f"that of {kill.mutant}: {kill.twin}" for kill in result.kills if kill.twin),
         console,
     )
+    if (who := result.attribution) is not None:
+        _attribution(who, console)
     counts = result.counts
     console.print(
         f"\n[{'bold green' if result.ok else 'bold red'}]{counts['rejected']} of {counts['mutants']} mutants rejected, "
@@ -137,6 +140,25 @@ def _weakest(kills: Iterable[Kill], seeds: int) -> Table:
             rejected,
         )
     return grid
+
+
+def _attribution(who: Attribution, console: Console) -> None:
+    """Print how many further rows fail, and which checks are the only killers of some mutant and which are not."""
+    listed(
+        "Only killers, and how many mutants no other check rejects",
+        (f"{name}: {len(mutants)}" for name, mutants in who.only.items() if mutants),
+        console,
+    )
+    listed(
+        "Checks that are the only killer of no mutant",
+        (f"{name}: {why or 'nothing is said for it'}" for name, why in who.others.items()),
+        console,
+    )
+    spread = ", ".join(f"{number} for {count}" for number, count in who.spread.items())
+    console.print(
+        f"\nfurther rows that fail with a mutant: {spread} of them; "
+        f"{who.share:.0%} of the checks are the only killer of some mutant"
+    )
 
 
 def _table(heading: str, rows: Iterable[Line], meanings: dict[str, str]) -> Table:

@@ -173,7 +173,8 @@ def serve(
                     end(row.message or "")
                 healed = [stored.to_json() for stored in made.healed]
                 events = dict(made.events)
-                channel.send(row={name: row.to_json()}, events=events, healed=healed, met=announcing.met)
+                told = {"events": events, "healed": healed, "rests": list(made.rests), "met": announcing.met}
+                channel.send(row={name: row.to_json()}, **told)
             else:
                 ((name, data),) = message["explain"].items()
                 row = explained(Row.from_json(name, data), found, execute, message["deadly"])

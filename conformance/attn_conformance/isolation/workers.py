@@ -410,7 +410,8 @@ def _judgement(order: Order, answer: Message) -> tuple[Judged, bool]:
     """What came of an order, and whether a case came again that had ended a process."""
     row = _row(order.requirement, answer)
     healed = tuple(Stored.from_json(stored) for stored in answer["healed"])
-    return Judged(row, dict(answer["events"]), healed), bool(answer["met"])
+    rests = tuple(tuple(map(str, names)) for names in answer["rests"])
+    return Judged(row, dict(answer["events"]), healed, rests), bool(answer["met"])
 
 
 def _row(requirement: str, answer: Message) -> Row:

@@ -73,7 +73,8 @@ class Mutant:
     target: a function, a class with the interface of the seed, or an Implementation. requirement: the id that must
     kill it.
     bug_class: the kind of defect, one of BUG_CLASSES. seen_in: public reports of real defects of that kind.
-    also_fails: further requirements that may fail with it, and why.
+    also_fails: further requirements that may fail with it, and why. least: sizes B, H, T and S that the smallest case
+    to show it needs, as far as they are more than 2.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Mutant:
     seen_in: tuple[str, ...]
     claims: Claims
     also_fails: Mapping[str, str] = field(default_factory=dict)
+    least: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def lie(self) -> str:
@@ -168,6 +170,7 @@ def mutant(
     features: tuple[str, ...] = (),
     dtypes: tuple[str, ...] = DTYPES,
     also_fails: Mapping[str, str] | None = None,
+    least: Mapping[str, int] | None = None,
     remembers: bool = False,
 ) -> Callable[[K], K]:
     """Register a wrong kernel. features: beyond FEATURES. remembers: its first argument is a memory."""
@@ -184,6 +187,7 @@ def mutant(
                 seen_in=seen_in,
                 claims=Claims(dtypes=dtypes, features=FEATURES | set(features)),
                 also_fails=dict(also_fails or {}),
+                least=dict(least or {}),
             )
         )
         return kernel

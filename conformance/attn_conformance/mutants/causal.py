@@ -112,6 +112,7 @@ def causal_misses_own_key(
 @mutant(
     "causal-forgets-beyond-16-keys",
     requirement="CAUSAL-2",
+    least={"T": 17, "S": 17},
     bug_class="LEAK",
     seen_in=(
         "https://github.com/jax-ml/jax/issues/32300",
@@ -132,6 +133,7 @@ def causal_forgets_beyond_16_keys(
 @mutant(
     "causal-only-when-square",
     requirement="CAUSAL-3",
+    least={"S": 3},
     bug_class="ALIGN",
     seen_in=(
         "https://github.com/espnet/espnet/blob/9fdf0c433f0498420f5705ebb83c40b7732f122a/espnet2/speechlm/module/transformer.py",
@@ -149,6 +151,7 @@ def causal_only_when_square(
 @mutant(
     "top-left-triangle",
     requirement="CAUSAL-3",
+    least={"S": 3},
     bug_class="ALIGN",
     seen_in=(
         "https://github.com/pytorch/pytorch/issues/144858",
@@ -170,6 +173,7 @@ def top_left_triangle(
 @mutant(
     "causal-hides-the-prefix",
     requirement="CAUSAL-3",
+    least={"S": 3},
     bug_class="ALIGN",
     seen_in=("https://github.com/onnx/onnx/pull/7297",),
     twin=attention,

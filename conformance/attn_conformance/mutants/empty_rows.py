@@ -91,6 +91,7 @@ def empty_row_empties_its_tile(
 @mutant(
     "nan-when-first-tile-is-hidden",
     requirement="MASK-1",
+    least={"S": 40},
     bug_class="FULLMASK",
     seen_in=("https://github.com/pytorch/pytorch/issues/127055",),
     twin=tiled.attention,

@@ -19,6 +19,7 @@ def cut(x: Tensor, dtype: Any) -> Tensor:
 @gradient_mutant(
     "row-term-of-a-cut-result",
     requirement="NUM-5",
+    least={"B": 32, "T": 16, "S": 16},
     bug_class="PREC",
     seen_in=(
         "https://github.com/sgl-project/sglang/pull/28650",
@@ -36,6 +37,7 @@ class RowTermOfACutResult(Differentiable):
 @gradient_mutant(
     "weights-cut-in-the-backward-pass",
     requirement="NUM-5",
+    least={"B": 32, "T": 16, "S": 16},
     bug_class="PREC",
     seen_in=("https://github.com/ROCm/composable_kernel/pull/631",),
     dtypes=("bfloat16",),

@@ -34,6 +34,7 @@ def gradient_mutant(
     features: tuple[str, ...] = (),
     dtypes: tuple[str, ...] = DTYPES,
     also_fails: Mapping[str, str] | None = None,
+    least: Mapping[str, int] | None = None,
 ) -> Callable[[C], C]:
     """Register a kernel with a wrong backward pass. features: beyond FEATURES and gradients."""
 
@@ -43,7 +44,16 @@ def gradient_mutant(
         claims = Claims(dtypes=dtypes, features=FEATURES | {"gradients", *features})
         register(
             Mutant(
-                name, "kernel", kernel, twin, requirement, bug_class, seen_in, claims, dict(also_fails or {})
+                name,
+                "kernel",
+                kernel,
+                twin,
+                requirement,
+                bug_class,
+                seen_in,
+                claims,
+                dict(also_fails or {}),
+                dict(least or {}),
             )
         )
         return cls
@@ -166,6 +176,7 @@ class ValueGradientOfUnnormalisedWeights(Differentiable):
 @gradient_mutant(
     "last-rows-missing-in-the-key-gradient",
     requirement="GRAD-2",
+    least={"T": 17},
     bug_class="TAIL",
     seen_in=(
         "https://github.com/Dao-AILab/flash-attention/commit/a4f148b6abe077cd387e69e5caae45d63a76bb24",
@@ -184,6 +195,7 @@ class LastRowsMissingInTheKeyGradient(Differentiable):
 @gradient_mutant(
     "gradient-of-the-last-head-of-a-group",
     requirement="GRAD-2",
+    least={"H": 4},
     bug_class="HEADS",
     seen_in=(
         "https://github.com/marin-community/levanter/pull/449",

@@ -211,6 +211,7 @@ def head_size_cut_to_a_multiple_of_eight(
 @mutant(
     "last-odd-head-reads-its-neighbour",
     requirement="EQ-5",
+    least={"H": 3},
     bug_class="HEADS",
     seen_in=("https://github.com/PSAL-POSTECH/ONNXim/pull/34",),
     twin=attention,
@@ -232,6 +233,7 @@ def last_odd_head_reads_its_neighbour(
 @mutant(
     "grouped-heads-tiled",
     requirement="KERN-1",
+    least={"H": 4},
     bug_class="HEADS",
     seen_in=(
         "https://github.com/onnx/onnx/pull/7274",
@@ -251,6 +253,7 @@ def grouped_heads_tiled(
 @mutant(
     "grouped-heads-clamped",
     requirement="KERN-1",
+    least={"H": 4},
     bug_class="HEADS",
     seen_in=("https://github.com/PSAL-POSTECH/ONNXim/pull/34",),
     twin=attention,

@@ -24,6 +24,7 @@ SPLIT = 1024
 @mutant(
     "length-clamped-to-sixteen-bits",
     requirement="NUM-1",
+    least={"T": 16, "S": 32768},
     bug_class="INT32",
     seen_in=(
         "https://github.com/vllm-project/tpu-inference/pull/2756",
@@ -44,6 +45,7 @@ def length_clamped_to_sixteen_bits(
 @mutant(
     "splits-share-a-key",
     requirement="NUM-1",
+    least={"T": 16, "S": 1025},
     bug_class="TAIL",
     seen_in=("https://github.com/vllm-project/flash-attention/pull/142",),
     twin=tiled.attention,
@@ -63,6 +65,7 @@ def splits_share_a_key(
 @mutant(
     "keys-wrap-at-16384",
     requirement="NUM-1",
+    least={"S": 32768},
     bug_class="INT32",
     seen_in=(
         "https://github.com/Dao-AILab/flash-attention/issues/2214",
@@ -82,6 +85,7 @@ def keys_wrap_at_16384(
 @mutant(
     "causal-positions-in-half",
     requirement="CAUSAL-3",
+    least={"T": 8, "S": 4104},
     bug_class="LEAK",
     seen_in=("https://github.com/lucidrains/local-attention/issues/12",),
     twin=attention,
@@ -101,6 +105,7 @@ def causal_positions_in_half(
 @mutant(
     "mask-ignored-past-4096-keys",
     requirement="MASK-1",
+    least={"T": 8, "S": 8193},
     bug_class="IGNORED",
     seen_in=("https://github.com/vllm-project/vllm-ascend/issues/15503",),
     twin=attention,

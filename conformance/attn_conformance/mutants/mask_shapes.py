@@ -94,6 +94,7 @@ def key_mask_along_queries_when_square(
 @mutant(
     "batch-mask-read-per-head",
     requirement="MASK-4",
+    least={"S": 3},
     bug_class="MSHAPE",
     seen_in=("https://github.com/pytorch/pytorch/pull/184180",),
     twin=attention,
@@ -110,6 +111,7 @@ def batch_mask_read_per_head(
 @mutant(
     "head-mask-read-per-element",
     requirement="MASK-4",
+    least={"S": 3},
     bug_class="MSHAPE",
     seen_in=("https://github.com/keras-team/keras/pull/20488",),
     twin=attention,
@@ -125,7 +127,7 @@ def head_mask_read_per_element(
 
 @mutant(
     "first-row-of-mask-for-a-block-of-four",
-    requirement="MASK-3",
+    requirement="MASK-1",
     bug_class="MSHAPE",
     seen_in=("https://github.com/pytorch/pytorch/issues/195910",),
     twin=attention,

@@ -225,7 +225,7 @@ def peak_before_float_mask(
 
 @mutant(
     "float-mask-left-out-of-denominator",
-    requirement="MASK-7",
+    requirement="MASK-2",
     bug_class="ORDER",
     seen_in=("https://github.com/abisee/pointer-generator/issues/88",),
     twin=attention,

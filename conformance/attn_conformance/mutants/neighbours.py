@@ -40,6 +40,7 @@ def peak_over_whole_batch(
 @mutant(
     "last-of-odd-batch-reads-its-neighbour",
     requirement="PURE-3",
+    least={"B": 3},
     bug_class="BATCH",
     seen_in=(
         "https://github.com/ggml-org/llama.cpp/issues/7903",
@@ -60,6 +61,7 @@ def last_of_odd_batch_reads_its_neighbour(
 @mutant(
     "keys-trimmed-to-the-first-element",
     requirement="PURE-3",
+    least={"B": 3, "S": 4},
     bug_class="BATCH",
     seen_in=(
         "https://github.com/Blaizzy/mlx-vlm/pull/1946",

@@ -103,6 +103,7 @@ def scores_accumulated_low(
 @mutant(
     "values-accumulated-low",
     requirement="NUM-1",
+    least={"S": 2048},
     bug_class="PREC",
     seen_in=("https://github.com/pytorch/pytorch/pull/128922",),
     twin=attention,
@@ -136,6 +137,7 @@ def float64_computed_in_float32(
 @mutant(
     "output-cast-truncates",
     requirement="NUM-1",
+    least={"B": 3, "H": 3, "S": 26},
     bug_class="PREC",
     seen_in=(
         "https://github.com/ROCm/aiter/issues/5151",
@@ -186,6 +188,7 @@ def rounded_weights(
 @mutant(
     "weights-cast-truncates",
     requirement="NUM-5",
+    least={"B": 32, "T": 16, "S": 16},
     bug_class="PREC",
     seen_in=(
         "https://github.com/ROCm/flash-attention/pull/78",
@@ -204,6 +207,7 @@ def weights_cast_truncates(
 @mutant(
     "reciprocal-of-eleven-bits",
     requirement="NUM-5",
+    least={"B": 32, "T": 16, "S": 16},
     bug_class="PREC",
     seen_in=(
         "https://github.com/tenstorrent/tt-llk/issues/1406",
@@ -222,6 +226,7 @@ def reciprocal_of_eleven_bits(
 @mutant(
     "scale-held-in-bfloat16",
     requirement="NUM-5",
+    least={"B": 32, "T": 16, "S": 16},
     bug_class="SCALE",
     seen_in=("https://github.com/tenstorrent/tt-metal/pull/53217",),
     twin=attention,

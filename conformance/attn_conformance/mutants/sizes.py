@@ -30,6 +30,7 @@ def _logits(q: Array, k: Array, mask: Array | None, is_causal: bool) -> Array:
 @mutant(
     "keys-cut-to-query-length",
     requirement="EQ-3",
+    least={"S": 3},
     bug_class="TAIL",
     seen_in=("https://github.com/triton-lang/triton/issues/2059",),
     twin=attention,
@@ -47,6 +48,7 @@ def keys_cut_to_query_length(
 @mutant(
     "last-key-dropped-past-a-tile",
     requirement="EQ-6",
+    least={"S": 129},
     bug_class="TAIL",
     seen_in=(
         "https://github.com/pytorch/pytorch/issues/191937",
@@ -67,6 +69,7 @@ def last_key_dropped_past_a_tile(
 @mutant(
     "last-partial-tile-dropped",
     requirement="EQ-6",
+    least={"S": 65},
     bug_class="TAIL",
     seen_in=("https://github.com/pytorch/pytorch/issues/158212",),
     twin=tiled.attention,
@@ -83,7 +86,7 @@ def last_partial_tile_dropped(
 
 @mutant(
     "padded-keys-in-denominator",
-    requirement="EQ-6",
+    requirement="EQ-3",
     bug_class="TAIL",
     seen_in=(
         "https://github.com/pytorch/pytorch/pull/169222",
@@ -125,6 +128,7 @@ def in_two_halves(
 @mutant(
     "partial-results-averaged",
     requirement="EQ-6",
+    least={"S": 128},
     bug_class="TAIL",
     seen_in=(
         "https://github.com/vllm-project/vllm-xpu-kernels/pull/556",
@@ -142,6 +146,7 @@ def partial_results_averaged(
 @mutant(
     "queries-beyond-64-share-the-last-tile",
     requirement="EQ-6",
+    least={"T": 200},
     bug_class="TAIL",
     seen_in=("https://github.com/tenstorrent/tt-metal/issues/48899",),
     twin=attention,
@@ -178,6 +183,7 @@ def by_offset(q: Array, k: Array, v: Array, mask: Array | None = None, is_causal
 @mutant(
     "sixteen-bit-offsets",
     requirement="EQ-6",
+    least={"T": 200},
     bug_class="INT32",
     seen_in=(
         "https://github.com/pytorch/pytorch/issues/162588",

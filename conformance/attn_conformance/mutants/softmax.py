@@ -139,6 +139,7 @@ def peak_of_the_first_key(
 @mutant(
     "no-rescale-when-the-peak-rises",
     requirement="NUM-3",
+    least={"S": 40},
     bug_class="SOFTMAX",
     seen_in=("https://github.com/Dao-AILab/flash-attention/pull/2174",),
     twin=tiled.attention,

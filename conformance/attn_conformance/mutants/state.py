@@ -155,6 +155,7 @@ def result_remembered_by_shape(
 @mutant(
     "keys-remembered-by-shape",
     requirement="PURE-6",
+    least={"S": 3},
     bug_class="STATE",
     seen_in=(
         "https://github.com/ggml-org/whisper.cpp/issues/2445",

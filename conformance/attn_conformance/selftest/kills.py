@@ -19,7 +19,9 @@ from attn_conformance.judge import Failed
 from attn_conformance.mutants import BUG_CLASSES, Mutant, mutants
 from attn_conformance.registry import Check
 from attn_conformance.results import Row
-from attn_conformance.rows import EFFORTS, Order, judge
+from attn_conformance.rows import EFFORTS, Judged, Order, judge
+from attn_conformance.selftest.attribution import MOST_FURTHER, Attribution, killer
+from attn_conformance.standing import stood_back
 from attn_conformance.targets import subject
 from attn_reference import SPEC_VERSION
 from attn_reference.requirements import load_requirements
@@ -37,6 +39,9 @@ half as many cases is still found nearly always."""
 PARDON = 100
 """Of so many seeds, one may let a mutant live."""
 
+LISTS = ("wrong_killers", "killers")
+"""Fields of kills that are lists, or None."""
+
 Progress = Callable[[str, int, int], None]
 """Called with the target under way, how many tasks are done, and how many there are."""
 
@@ -50,7 +55,8 @@ class Kill:
     it has B, H, T and S; case: all of it, in one line. All these are of the first seed that rejected it, and None if
     none did. message: why it was not rejected, if more is known than that nothing failed. twin: what the right twin did
     wrong with any seed, None if it passed. wrong_killers: other requirements that fail without being expected to, None
-    if they were not asked. by_seed: the examples with each seed, None where it survived.
+    if they were not asked. killers: all checks that reject it, as `attribution.killer` writes them; None likewise. What
+    stands back (`standing.stood_back`) has not failed. by_seed: the examples with each seed, None where it survived.
     """
 
     mutant: str
@@ -65,12 +71,13 @@ class Kill:
     message: str | None = None
     twin: str | None = None
     wrong_killers: tuple[str, ...] | None = None
+    killers: tuple[str, ...] | None = None
     by_seed: tuple[int | None, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether the requirement rejects the mutant and not its twin."""
-        return self.rejected and self.twin is None
+        """Whether the requirement rejects the mutant and not its twin, and few others do that nobody expects to."""
+        return self.rejected and self.twin is None and len(self.wrong_killers or ()) <= MOST_FURTHER
 
     @property
     def survived(self) -> int:
@@ -84,18 +91,16 @@ class Kill:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` gives the equal record back."""
-        killers = None if self.wrong_killers is None else list(self.wrong_killers)
-        return asdict(self) | {"wrong_killers": killers, "by_seed": list(self.by_seed)}
+        lists = {name: getattr(self, name) for name in LISTS}
+        plain = {name: None if found is None else list(found) for name, found in lists.items()}
+        return asdict(self) | plain | {"by_seed": list(self.by_seed)}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Kill:
         """The record that `to_json` wrote; KeyError or TypeError if fields are missing or unknown."""
-        killers = data["wrong_killers"]
-        tuples = {
-            "wrong_killers": None if killers is None else tuple(killers),
-            "by_seed": tuple(data.get("by_seed", ())),
-        }
-        return Kill(**{**data, **tuples})
+        lists = {name: data.get(name) for name in LISTS}
+        tuples = {name: None if found is None else tuple(found) for name, found in lists.items()}
+        return Kill(**{**data, **tuples, "by_seed": tuple(data.get("by_seed", ()))})
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class Kills:
 
     @property
     def ok(self) -> bool:
-        """Whether every mutant is rejected by its requirement, soon enough, and every twin passes."""
+        """Whether every mutant is rejected by its requirement, soon enough and by few others, and every twin passes."""
         return all(kill.ok for kill in self.kills) and not self.late
 
     @property
@@ -144,6 +149,13 @@ class Kills:
         return sorted(self.kills, key=life, reverse=True)[:count]
 
     @property
+    def attribution(self) -> Attribution | None:
+        """Who rejects what beside the requirement that is named; None if nothing else was asked."""
+        found = [(kill.mutant, kill.requirement, kill.killers) for kill in self.kills]
+        known = [(mutant, requirement, names) for mutant, requirement, names in found if names is not None]
+        return Attribution.of(known) if self.full and len(known) == len(found) else None
+
+    @property
     def counts(self) -> dict[str, int]:
         """How many mutants there are, how many of them are rejected, and for how many the twin passes."""
         return {
@@ -161,14 +173,16 @@ class Kills:
         kills = [kill.to_json() for kill in self.kills]
         environment = dict(self.environment)
         head = {"selftest": "kills", "schema": SCHEMA}
-        return head | own | {"environment": environment, "counts": self.counts, "mutants": kills}
+        who = None if self.attribution is None else self.attribution.to_json()
+        rest = {"environment": environment, "counts": self.counts, "attribution": who, "mutants": kills}
+        return head | own | rest
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Kills:
         """What `to_json` wrote; ValueError for data of another kind or version, or with other fields."""
         if (data.get("selftest"), data.get("schema")) != ("kills", SCHEMA):
             raise ValueError(f"not a file of kills, schema {SCHEMA}")
-        derived = ("selftest", "schema", "counts", "mutants")
+        derived = ("selftest", "schema", "counts", "attribution", "mutants")
         fields = {name: value for name, value in data.items() if name not in derived}
         try:
             return Kills(kills=tuple(map(Kill.from_json, data["mutants"])), **fields)
@@ -235,10 +249,10 @@ def chosen(only: Iterable[str]) -> list[Mutant]:
     return [mutant for mutant in table.values() if mutant.name in asked or not asked]
 
 
-def judged(task: Task) -> dict[str, Row]:
-    """The rows of a task; of one that failed, `seconds` is what its check took until then, without the shrinking."""
+def judged(task: Task) -> dict[str, Judged]:
+    """What came of each requirement of a task; `seconds` of a failed row: of its check until then, not of shrinking."""
     found, refused = subject(task.target)
-    rows = {}
+    judged: dict[str, Judged] = {}
     for name in task.requirements:
         began: list[tuple[str, float]] = []
 
@@ -246,13 +260,14 @@ def judged(task: Task) -> dict[str, Row]:
             began.append((check.name, time.perf_counter()))
             return None
 
-        row = judge(Order(name, task.effort, task.seed, shrink=task.shrink), found, refused, watch).row
+        made = judge(Order(name, task.effort, task.seed, shrink=task.shrink), found, refused, watch)
+        row = made.row
         began.append((row.check or "", time.perf_counter()))
         if row.check is not None:
             times = [at for check, at in began if check == row.check]
             row = replace(row, seconds=times[row.examples] - times[0])
-        rows[name] = row
-    return rows
+        judged[name] = replace(made, row=row)
+    return judged
 
 
 @dataclass(frozen=True)
@@ -286,7 +301,7 @@ def _duels(chosen: Iterable[Mutant], seed: int, effort: str, full: bool, *, shri
     return duels
 
 
-def _here(tasks: list[Task], progress: Progress) -> dict[Task, dict[str, Row]]:
+def _here(tasks: list[Task], progress: Progress) -> dict[Task, dict[str, Judged]]:
     rows = {}
     for done, task in enumerate(tasks):
         progress(task.target, done, len(tasks))
@@ -294,7 +309,7 @@ def _here(tasks: list[Task], progress: Progress) -> dict[Task, dict[str, Row]]:
     return rows
 
 
-def _in_processes(tasks: list[Task], jobs: int, progress: Progress) -> dict[Task, dict[str, Row]]:
+def _in_processes(tasks: list[Task], jobs: int, progress: Progress) -> dict[Task, dict[str, Judged]]:
     pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=multiprocessing.get_context("spawn"))
     try:
         futures = {pool.submit(judged, task): task for task in tasks}
@@ -309,18 +324,18 @@ def _in_processes(tasks: list[Task], jobs: int, progress: Progress) -> dict[Task
         pool.shutdown(cancel_futures=True)
 
 
-def _kill(duels: Sequence[_Duel], rows: Mapping[Task, Mapping[str, Row]], full: bool) -> Kill:
+def _kill(duels: Sequence[_Duel], rows: Mapping[Task, Mapping[str, Judged]], full: bool) -> Kill:
     """What came of a mutant with each seed."""
     mutant = duels[0].mutant
-    found = [{name: row for task in duel.wrong for name, row in rows[task].items()} for duel in duels]
+    found = [_stood_back(duel, rows) for duel in duels]
     mine = [each[mutant.requirement] for each in found]
     fatal = [row for row in mine if row.status == "failed"]
     expected = {mutant.requirement, *mutant.also_fails}
-    others = dict.fromkeys(
-        name for each in found for name, r in each.items() if r.status == "failed" and name not in expected
-    )
+    failed = [row for each in found for row in each.values() if row.status == "failed"]
+    others = dict.fromkeys(row.requirement for row in failed if row.requirement not in expected)
     wrong = (
-        _faults(mutant.requirement, [r for task in duel.right for r in rows[task].values()]) for duel in duels
+        _faults(mutant.requirement, [r.row for task in duel.right for r in rows[task].values()])
+        for duel in duels
     )
     kill = Kill(
         mutant.name,
@@ -331,6 +346,7 @@ def _kill(duels: Sequence[_Duel], rows: Mapping[Task, Mapping[str, Row]], full: 
         message=next((row.message for row in mine if row.status != "failed"), None),
         twin=next(filter(None, wrong), None),
         wrong_killers=tuple(others) if full else None,
+        killers=tuple(dict.fromkeys(map(killer, failed))) if full else None,
         by_seed=tuple(row.examples if row.status == "failed" else None for row in mine),
     )
     if not fatal:
@@ -343,6 +359,13 @@ def _kill(duels: Sequence[_Duel], rows: Mapping[Task, Mapping[str, Row]], full: 
         size=_size(first.counterexample or {}),
         case=first.summary,
     )
+
+
+def _stood_back(duel: _Duel, rows: Mapping[Task, Mapping[str, Judged]]) -> dict[str, Row]:
+    """The rows of a mutant with one seed, as a run would show them."""
+    judged = {name: made for task in duel.wrong for name, made in rows[task].items()}
+    rests = {name: made.rests for name, made in judged.items()}
+    return stood_back({name: made.row for name, made in judged.items()}, rests)
 
 
 def _size(case: Mapping[str, Any]) -> dict[str, int]:

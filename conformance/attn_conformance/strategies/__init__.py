@@ -11,15 +11,27 @@ from attn_conformance.strategies.kernels import (
     kernel_cases,
     only,
 )
-from attn_conformance.strategies.masks import BROADCASTS, FULL, KEYWISE, PARTIAL, floating_kinds, kinds, masks
+from attn_conformance.strategies.masks import (
+    APART,
+    BROADCASTS,
+    CONTIGUOUS,
+    FULL,
+    KEYWISE,
+    PARTIAL,
+    floating_kinds,
+    kinds,
+    masks,
+)
 from attn_conformance.strategies.modules import constructor_arguments, faulty, forward_cases
 from attn_conformance.strategies.scripts import appended, chunks, crossed, decoded, scripts
 from attn_conformance.strategies.upstream import with_dout
 from attn_conformance.strategies.weights import weighted
 
 __all__ = [
+    "APART",
     "BROADCASTS",
     "CAUSAL",
+    "CONTIGUOUS",
     "FULL",
     "KEYWISE",
     "LONG_AND_CHEAP",

@@ -26,8 +26,14 @@ PARTIAL = (
 )
 """Structures in which every row sees a key and, nearly always, some row misses one."""
 
+APART = ("random", *(structure for structure in PARTIAL if structure != "random"))
+"""The same, that one first in which two planes of two keys are hardly ever alike."""
+
 KEYWISE = ("padding-right", "padding-left", "padding-middle", "hidden-start", "hidden-tile")
 """Structures in which all queries of a batch element and head miss the same keys."""
+
+CONTIGUOUS = st.just("contiguous")
+"""Other masks are a matter of PURE-5."""
 
 FULL = st.just("bhts")
 """All four axes written out."""
@@ -62,8 +68,9 @@ def masks(
     axes: SearchStrategy[str] = FULL,
     planes: str = "same",
     empty_rows: bool = False,
+    layout: SearchStrategy[str] = CONTIGUOUS,
 ) -> Mask:
-    """A mask of one of the dtypes; biases concern the floating ones."""
+    """A mask of one of the dtypes; biases concern the floating ones. layout: "contiguous", or "sliced": a view."""
     dtype = draw(st.sampled_from(dtypes), label="mask dtype")
     return Mask(
         structure=draw(st.sampled_from(structures), label="structure"),
@@ -72,7 +79,5 @@ def masks(
         axes=draw(axes, label="axes"),
         planes=planes,
         empty_rows=empty_rows,
-        layout=draw(
-            st.sampled_from(("contiguous", "contiguous", "contiguous", "sliced")), label="mask layout"
-        ),
+        layout=draw(layout, label="mask layout"),
     )

@@ -22,6 +22,9 @@ any_counts = st.integers(1, 9)
 lengths = weighted((2, st.integers(2, 12)), (1, st.integers(13, 31)), (1, st.integers(40, 90)))
 """Queries or keys where the length is not the point."""
 
+below_tiles = st.one_of(st.integers(2, 12), st.integers(2, 31))
+"""As `lengths`, where what goes wrong at tiles is judged by other requirements."""
+
 short_lengths = st.integers(2, 12)
 """As `lengths`, for checks that call the implementation several times."""
 

@@ -53,6 +53,7 @@ def module_mutant(
     without: tuple[str, ...] = (),
     dtypes: tuple[str, ...] = DTYPES,
     also_fails: Mapping[str, str] | None = None,
+    least: Mapping[str, int] | None = None,
 ) -> Callable[[M], M]:
     """Register a wrong module. features, without: what it claims beyond FEATURES, or does not claim of them."""
 
@@ -68,6 +69,7 @@ def module_mutant(
                 seen_in=seen_in,
                 claims=Claims(dtypes=dtypes, features=(FEATURES | set(features)) - set(without)),
                 also_fails=dict(also_fails or {}),
+                least=dict(least or {}),
             )
         )
         return module

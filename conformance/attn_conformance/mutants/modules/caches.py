@@ -221,6 +221,7 @@ class WarmCacheIsCausal(Plain):
 @module_mutant(
     "no-mask-on-a-warm-cache",
     requirement="CACHE-6",
+    least={"S": 3},
     bug_class="IGNORED",
     seen_in=(
         "https://github.com/huggingface/transformers/pull/30311",
@@ -242,6 +243,7 @@ class NoMaskOnAWarmCache(Plain):
 @module_mutant(
     "mask-covers-new-keys-only",
     requirement="CACHE-6",
+    least={"S": 3},
     bug_class="MSHAPE",
     seen_in=("https://github.com/huggingface/transformers/issues/13175",),
     also_fails={"MASK-9": "a mask (T, T) passes", "MASK-8": "the right one is refused"},
@@ -264,6 +266,7 @@ class MaskCoversNewKeysOnly(Plain):
 @module_mutant(
     "cached-keys-always-visible",
     requirement="CACHE-6",
+    least={"S": 3},
     bug_class="CHUNK",
     seen_in=("https://github.com/huggingface/candle/pull/3743",),
     also_fails={"MASK-8": "a mask is ignored in part"},

@@ -80,6 +80,7 @@ class CausalMissesOwnKeyInTheModule(Plain):
 @module_mutant(
     "causal-forgets-beyond-16-keys-in-the-module",
     requirement="CAUSAL-2",
+    least={"T": 40, "S": 40},
     bug_class="LEAK",
     seen_in=("https://github.com/Dao-AILab/flash-attention/issues/1116",),
 )
@@ -93,6 +94,7 @@ class CausalForgetsBeyond16KeysInTheModule(Plain):
 @module_mutant(
     "causal-only-when-square-in-qkv-attention",
     requirement="CAUSAL-3",
+    least={"S": 3},
     bug_class="ALIGN",
     seen_in=(
         "https://github.com/espnet/espnet/blob/9fdf0c433f0498420f5705ebb83c40b7732f122a/espnet2/speechlm/module/transformer.py",
@@ -111,6 +113,7 @@ class CausalOnlyWhenSquareInQkvAttention(Plain):
 @module_mutant(
     "top-left-triangle-in-the-module",
     requirement="CAUSAL-3",
+    least={"S": 3},
     bug_class="ALIGN",
     seen_in=(
         "https://github.com/pytorch/pytorch/issues/144858",

@@ -279,6 +279,7 @@ class ValueProjectionSplitTheOtherWay(Plain):
 @module_mutant(
     "last-key-of-the-module-dropped-past-a-tile",
     requirement="EQ-6",
+    least={"S": 65},
     bug_class="TAIL",
     seen_in=("https://github.com/pytorch/pytorch/issues/191937",),
 )
@@ -292,6 +293,7 @@ class LastKeyOfTheModuleDroppedPastATile(Plain):
 @module_mutant(
     "sixteen-bit-offsets-into-the-batch",
     requirement="EQ-6",
+    least={"T": 200, "S": 200},
     bug_class="INT32",
     seen_in=(
         "https://github.com/pytorch/pytorch/issues/162588",

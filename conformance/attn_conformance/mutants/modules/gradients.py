@@ -41,6 +41,7 @@ def gradient_mutant(
     seen_in: tuple[str, ...],
     twin: DifferentiableModule = RIGHT,
     also_fails: Mapping[str, str] | None = None,
+    least: Mapping[str, int] | None = None,
 ) -> Callable[[M], M]:
     """Register a module with wrong gradients."""
 
@@ -58,6 +59,7 @@ def gradient_mutant(
                 seen_in,
                 cls.claims,
                 dict(also_fails or {}),
+                dict(least or {}),
             )
         )
         return cls

@@ -146,6 +146,7 @@ class InvertedMaskBelow4DimsInTheModule(Plain):
 @module_mutant(
     "batch-mask-tiled-over-heads-in-the-module",
     requirement="MASK-4",
+    least={"S": 3},
     bug_class="MSHAPE",
     seen_in=("https://github.com/lsdefine/attention-is-all-you-need-keras/issues/36",),
 )
@@ -345,13 +346,12 @@ class CrossMaskOnlyWhenSquare(Plain):
 
 @module_mutant(
     "float-mask-ignored-by-forward",
-    requirement="MASK-8",
+    requirement="MASK-2",
     bug_class="MDTYPE",
     seen_in=(
         "https://github.com/pytorch/pytorch/issues/92554",
         "https://github.com/mlverse/torch/issues/1205",
     ),
-    also_fails={"MASK-2": "its values do not count"},
 )
 class FloatMaskIgnoredByForward(Plain):
     """Forward takes note of boolean masks only."""

@@ -31,6 +31,7 @@ class WeightsInBfloat16InTheModule(Plain):
 @module_mutant(
     "keys-and-values-in-bfloat16",
     requirement="NUM-1",
+    least={"T": 8, "S": 8},
     bug_class="PREC",
     seen_in=("https://github.com/pytorch/pytorch/issues/179578",),
 )
@@ -45,6 +46,7 @@ class KeysAndValuesInBfloat16(Plain):
 @module_mutant(
     "epsilon-in-denominator-in-the-module",
     requirement="NUM-1",
+    least={"T": 8, "S": 100},
     bug_class="SOFTMAX",
     seen_in=("https://github.com/OpenNMT/CTranslate2/pull/1468",),
 )
@@ -58,6 +60,7 @@ class EpsilonInDenominatorInTheModule(Plain):
 @module_mutant(
     "float64-module-computed-in-float32",
     requirement="NUM-1",
+    least={"S": 1024},
     bug_class="PREC",
     seen_in=("https://github.com/pytorch/pytorch/issues/141756",),
 )
@@ -87,6 +90,7 @@ class NoPeakSubtractionInTheModule(Plain):
 @module_mutant(
     "scores-of-the-module-in-half-before-scaling",
     requirement="NUM-2",
+    least={"S": 13},
     bug_class="PREC",
     seen_in=("https://github.com/pytorch/pytorch/pull/165961",),
 )
@@ -152,6 +156,7 @@ class RoundedWeights(Plain):
 @module_mutant(
     "reciprocal-of-eleven-bits-in-the-module",
     requirement="NUM-5",
+    least={"B": 32, "T": 16, "S": 16},
     bug_class="PREC",
     seen_in=("https://github.com/tenstorrent/tt-llk/issues/1406",),
     twin=RoundedWeights,
@@ -170,6 +175,7 @@ class ReciprocalOfElevenBitsInTheModule(RoundedWeights):
 @module_mutant(
     "two-copies-of-the-scores-in-float64",
     requirement="MEM-1",
+    least={"T": 4096, "S": 4096},
     features=("linear-memory",),
     bug_class="PERF",
     seen_in=(

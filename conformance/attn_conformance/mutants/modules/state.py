@@ -82,6 +82,7 @@ class PeakOverWholeBatchInTheModule(Plain):
 @module_mutant(
     "last-of-odd-batch-has-its-neighbours-values",
     requirement="PURE-3",
+    least={"B": 3},
     bug_class="BATCH",
     seen_in=("https://github.com/huggingface/transformers/issues/32848",),
 )

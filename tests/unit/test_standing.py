@@ -1,0 +1,192 @@
+"""Rows that stand back: behind whom, and that no verdict changes by it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from attn_conformance.cases import Case, ForwardCase, KernelCase, Mask, ScriptCase, Step, build
+from attn_conformance.grounds import Ground, broken, inexact, resting
+from attn_conformance.judge import Failed
+from attn_conformance.registry import Check, checks
+from attn_conformance.results import Report, Row
+from attn_conformance.runner import run
+from attn_conformance.standing import BACK, stood_back
+from attn_conformance.targets import subject
+
+
+def rows(**statuses: str) -> dict[str, Row]:
+    """Rows by letter: f a failed must, s a failed should, x an expected failure, p a passed must."""
+    made = {
+        "f": lambda name: Row(name, "must", "failed", message="wrong"),
+        "s": lambda name: Row(name, "should", "failed", message="wrong"),
+        "x": lambda name: Row(name, "must", "failed", message="wrong", expected=True),
+        "p": lambda name: Row(name, "must", "passed"),
+    }
+    return {name: made[letter](name) for name, letter in statuses.items()}
+
+
+def standing(found: dict[str, Row]) -> dict[str, str]:
+    """Whom the rows stand behind that stand back."""
+    behind = {BACK.format(name): name for name in found}
+    return {name: behind[row.message or ""] for name, row in found.items() if row.status == "skipped"}
+
+
+def test_rows_stand_behind_the_end_of_their_chain() -> None:
+    found = stood_back(rows(a="f", b="f", c="f", d="p"), {"b": (("a", "d"),), "c": (("b",),)})
+    assert standing(found) == {"b": "a", "c": "a"}
+    assert found["b"] == Row("b", "must", "skipped", message=BACK.format("a"))
+
+
+def test_each_failure_of_a_row_has_to_rest_on_something_that_fails() -> None:
+    assert standing(stood_back(rows(a="f", b="f"), {"b": (("a",), ("c",))})) == {}
+    assert standing(stood_back(rows(a="f", b="f", c="p"), {"b": (("a",), ("c",))})) == {}
+    assert standing(stood_back(rows(a="f", b="f", c="f"), {"b": (("a",), ("c",))})) == {"b": "a"}
+
+
+def test_of_a_circle_nothing_stands_back_unless_it_rests_on_something_else() -> None:
+    circle = {"a": (("b",),), "b": (("a",),)}
+    assert standing(stood_back(rows(a="f", b="f"), circle)) == {}
+    assert standing(stood_back(rows(a="f", b="f", c="f"), {**circle, "a": (("b", "c"),)})) == {
+        "a": "c",
+        "b": "c",
+    }
+
+
+def test_what_is_expected_neither_stands_back_nor_lets_others() -> None:
+    assert standing(stood_back(rows(a="x", b="f"), {"b": (("a",),)})) == {}
+    assert standing(stood_back(rows(a="f", b="x"), {"b": (("a",),)})) == {}
+
+
+def test_a_must_stands_behind_musts_only() -> None:
+    assert standing(stood_back(rows(a="s", b="f"), {"b": (("a",),)})) == {}
+    assert standing(stood_back(rows(a="s", b="s"), {"b": (("a",),)})) == {"b": "a"}
+    assert standing(stood_back(rows(a="s", b="f", c="f"), {"b": (("a", "c"),)})) == {"b": "c"}
+
+
+@pytest.mark.parametrize("letters", list(product("fsxp", repeat=3)), ids="".join)
+def test_no_verdict_changes(letters: tuple[str, ...]) -> None:
+    found = rows(**dict(zip("abc", letters, strict=True)))
+    before = Report("t", "kernel", "kernel", "numpy", {}, 0, "smoke", found, 0.0)
+    options: list[tuple[tuple[str, ...], ...]] = [(), (("a",),), (("b",),), (("c",),), (("a", "b"), ("c",))]
+    for rests in product(options, repeat=3):
+        after = replace(before, rows=stood_back(found, dict(zip("abc", rests, strict=True))))
+        assert after.verdict == before.verdict
+        assert [after.ok(strict=strict) for strict in (False, True)] == [
+            before.ok(strict=strict) for strict in (False, True)
+        ]
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_a_run_says_what_to_mend_first(isolate: bool) -> None:
+    names = ("EQ-3", "MASK-1", "CAUSAL-2")
+    report = run("mutant:no-scale", only=names, effort="smoke", isolate=isolate, explain=False)
+    assert [report.rows[name].status for name in names] == ["failed", "skipped", "skipped"]
+    assert report.rows["MASK-1"].message == BACK.format("EQ-3")
+    assert report.rows["MASK-1"].counterexample is None
+    assert report.verdict == "fails"
+
+
+def test_alone_the_same_row_fails() -> None:
+    report = run("mutant:no-scale", only=["MASK-1"], effort="smoke", isolate=False, explain=False)
+    assert report.rows["MASK-1"].status == "failed"
+
+
+def test_a_row_that_rests_on_nothing_wrong_fails_beside_others() -> None:
+    names = ("MASK-1", "MASK-2", "MASK-3")
+    report = run("mutant:inverted-mask", only=names, effort="smoke", isolate=False, explain=False)
+    assert [report.rows[name].status for name in names] == ["failed", "passed", "skipped"]
+
+
+CASE = KernelCase(2, 2, 2, 5, 6, 8, 8, seed=1)
+MASKED = replace(CASE, mask=Mask("random", "none", "bool", "bhts", "same"))
+
+
+def failure(target: str, case: KernelCase, requirement: str) -> tuple[Failed, tuple[str, ...]]:
+    found, _ = subject(target)
+    check = checks()[requirement][0]
+    with pytest.raises(Failed) as caught:
+        check.function(found.open(), case)
+    return caught.value, resting(requirement, check.grounds(case), found, caught.value)
+
+
+def test_what_an_example_rests_on() -> None:
+    assert "EQ-3" in failure("mutant:no-scale", MASKED, "MASK-1")[1]
+    assert failure("mutant:no-scale", CASE, "EQ-3")[1] == ()
+    assert failure("mutant:inverted-mask", MASKED, "MASK-1")[1] == ()
+    assert "PURE-2" in failure("mutant:dropout-always-on", MASKED, "MASK-7")[1]
+
+
+def test_what_is_merely_inexact_rests_on_num_1() -> None:
+    failed, rests = failure("mutant:weights-in-bfloat16", CASE, "EQ-3")
+    assert inexact(failed)
+    assert rests == ("NUM-1",)
+    failed, rests = failure("mutant:weights-in-bfloat16", CASE, "NUM-1")
+    assert rests == ()
+    assert not inexact(failure("mutant:no-scale", CASE, "EQ-3")[0])
+    assert not inexact(Failed("raised"))
+
+
+def test_grounds_of_modules() -> None:
+    right, _ = subject("twin:value-read-from-the-key-entry")
+    wrong, _ = subject("mutant:value-read-from-the-key-entry")
+    steps = (Step("cross"), Step("cross"))
+    script = Ground(ScriptCase(2, 2, 4, keys=3, steps=steps), ("CACHE-4",))
+    assert (broken(right, script), broken(wrong, script)) == (False, True)
+    call = ForwardCase(2, 2, 4, 5, 3)
+    assert not any(broken(wrong, Ground(call, (), asked)) for asked in ("value", "repeat", "shape"))
+    short, _ = subject("mutant:result-cut-to-the-length-of-xa")
+    assert [broken(short, Ground(call, (), asked)) for asked in ("value", "repeat", "shape")] == [
+        True,
+        False,
+        True,
+    ]
+    dropping, _ = subject("mutant:dropout-always-on-in-the-module")
+    assert broken(dropping, Ground(call, (), "repeat"))
+
+
+RIGHT = {
+    kind: subject(name)[0]
+    for kind, name in (("kernel", "numpy-reference-kernel"), ("module", "numpy-reference"))
+}
+POSED = [
+    (kind, check)
+    for kind, found in RIGHT.items()
+    for group in checks().values()
+    for check in group
+    if kind in check.kinds and not check.lacks(found.scope)
+]
+
+
+@pytest.mark.parametrize(("kind", "check"), POSED, ids=[f"{k}-{c.requirement}-{c.name}" for k, c in POSED])
+def test_what_is_right_breaks_no_ground(kind: str, check: Check) -> None:
+    """A failure that rests on a ground which what is right breaks would never be told."""
+    found = RIGHT[kind]
+
+    @settings(
+        max_examples=2,
+        database=None,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=(
+            HealthCheck.too_slow,
+            HealthCheck.data_too_large,
+            HealthCheck.large_base_example,
+        ),
+    )
+    @given(check.cases(check.narrowed(found.scope)))
+    def holds(case: Case) -> None:
+        for ground in check.grounds(case):
+            assert not broken(found, ground)
+
+    holds()
+
+
+def test_the_ground_of_a_poisoned_case_has_its_mask() -> None:
+    case = replace(MASKED, poison="both", mask=replace(MASKED.mask or Mask(), structure="padding-right"))
+    grounds = list(checks()["MASK-6"][0].grounds(case))
+    assert any(isinstance(g.case, KernelCase) and build(g.case).mask is not None for g in grounds)
+    assert not any(isinstance(g.case, KernelCase) and g.case.poison != "none" for g in grounds)
