@@ -124,7 +124,10 @@ def test_a_twin_has_to_pass_with_each_seed(plant: Plant, monkeypatch: pytest.Mon
     def failing_with_seed_1(task: kills.Task) -> dict[str, Any]:
         rows = judged(task)
         if task.target.startswith("twin:") and task.seed == 1:
-            return {name: replace(row, status="failed", message="so") for name, row in rows.items()}
+            return {
+                name: replace(made, row=replace(made.row, status="failed", message="so"))
+                for name, made in rows.items()
+            }
         return rows
 
     monkeypatch.setattr(kills, "judged", failing_with_seed_1)
