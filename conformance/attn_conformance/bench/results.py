@@ -39,7 +39,8 @@ class Measurement:
 class Benchmark:
     """One workload, measured on one implementation or on two, of which `decision` compares the first with the second.
 
-    base is what the candidate is held against. problem: why there is no decision, where one was asked for.
+    base is what the candidate is held against. problem: why there is no decision, where one was asked for, or why it
+    does not count. throttled: what slowed the device down meanwhile, "" for nothing, None where nobody tells.
     """
 
     workload: Workload
@@ -48,6 +49,15 @@ class Benchmark:
     base: Measurement | None = None
     decision: Decision | None = None
     problem: str | None = None
+    throttled: str | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A workload that was not measured, and why."""
+
+    workload: Workload
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class Benchmarks:
     seconds: float
     canary: Decision | None
     benchmarks: tuple[Benchmark, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The file that `bench --json` writes."""
@@ -87,6 +98,7 @@ class Benchmarks:
                     "rule": rule,
                     "canary": _decision(data["canary"]),
                     "benchmarks": tuple(map(_benchmark, data["benchmarks"])),
+                    "left_out": tuple(map(_left_out, data.get("left_out", ()))),
                 }
             )
         except (KeyError, TypeError) as error:
@@ -103,6 +115,10 @@ def _benchmark(data: Mapping[str, Any]) -> Benchmark:
             "decision": _decision(data["decision"]),
         }
     )
+
+
+def _left_out(data: Mapping[str, Any]) -> LeftOut:
+    return LeftOut(Workload.from_json(data["workload"]), data["reason"])
 
 
 def _measurement(data: Mapping[str, Any]) -> Measurement:
