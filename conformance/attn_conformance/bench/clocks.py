@@ -122,7 +122,7 @@ def quiet(border: str) -> Iterator[None]:
     """One thread for BLAS and PyTorch, and no garbage collection but when nothing is timed."""
     from threadpoolctl import threadpool_limits
 
-    torch: Any = None
+    threads: int | None = None
     if border == "torch":
         import torch
 
@@ -136,7 +136,9 @@ def quiet(border: str) -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
-        if torch is not None:
+        if threads is not None:
+            import torch
+
             torch.set_num_threads(threads)
 
 

@@ -6,15 +6,14 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-GLUE = frozenset(
-    """
-    empty empty_like empty_strided new_empty zeros zeros_like new_zeros ones ones_like full scalar_tensor fill_ zero_
-    copy_ clone contiguous to _to_copy type_as detach detach_ alias lift_fresh resize_ set_ view _unsafe_view reshape
-    _reshape_alias as_strided as_strided_ transpose transpose_ swapaxes movedim numpy_T permute t expand expand_as slice
-    select narrow unsqueeze squeeze flatten unflatten split split_with_sizes unbind chunk resolve_conj resolve_neg
-    result_type promote_types is_nonzero item _local_scalar_dense
-    """.split()
-)
+NAMES = """
+empty empty_like empty_strided new_empty zeros zeros_like new_zeros ones ones_like full scalar_tensor fill_ zero_
+copy_ clone contiguous to _to_copy type_as detach detach_ alias lift_fresh resize_ set_ view _unsafe_view reshape
+_reshape_alias as_strided as_strided_ transpose transpose_ swapaxes movedim numpy_T permute t expand expand_as slice
+select narrow unsqueeze squeeze flatten unflatten split split_with_sizes unbind chunk resolve_conj resolve_neg
+result_type promote_types is_nonzero item _local_scalar_dense
+"""
+GLUE = frozenset(NAMES.split())
 """Operators that allocate, copy or look at memory otherwise."""
 
 LONGEST = 160
@@ -35,9 +34,10 @@ def kernels(border: str, device: str, call: Callable[[], Any]) -> tuple[str, ...
 def _on_cpu(call: Callable[[], Any]) -> tuple[str, ...]:
     from torch.autograd.profiler import profile
 
-    with profile() as profiled:
+    profiled: Any = profile()
+    with profiled:
         call()
-    events: Any = profiled.function_events
+    events = profiled.function_events
     return tuple(dict.fromkeys(e.name.removeprefix("aten::") for e in events if _works(e) and not _below(e)))
 
 

@@ -127,9 +127,12 @@ def _torch_ceilings(device: str) -> dict[str, Any]:
     cuda = device == "cuda"
     n, size = (8192, 2**31) if cuda else (512, 2**26)
     seconds = _cuda_seconds if cuda else _best
+    generator = torch.Generator(device).manual_seed(0)
     gemm = {}
     for dtype in ("float32", "float16", "bfloat16"):
-        a = torch.ones(n, n, device=device, dtype=getattr(torch, dtype))
+        a = torch.randn(n, n, device=device, generator=generator).to(
+            getattr(torch, dtype)
+        )  # ones take less power
         gemm[dtype] = 2 * n**3 / seconds(lambda a=a: a @ a)  # type: ignore[misc]
     array = torch.ones(size // 4, device=device)
     other = torch.empty_like(array)

@@ -58,7 +58,7 @@ class Side:
         """seed: of its inputs. Failed if the implementation refuses to be built."""
         self.subject, self.workload, self.version = subject, workload, version
         self.rng = np.random.default_rng(seed)
-        self.posed: Posed = pose(subject, workload, self.rng)
+        self.posed: Posed[Any] = pose(subject, workload, self.rng)
         self.readings: list[Reading] = []
         self.samples: list[Sample] = []
         self.rounds = 0
@@ -96,13 +96,14 @@ class Side:
                 return kernels(self.subject.border.name, self.subject.device, self.posed.run)
 
     def peak(self) -> int | None:
-        """Bytes held at the most in one more round beyond its inputs."""
+        """Bytes held at the most in one more call beyond its inputs, None where nobody tells."""
+        border, device = self.subject.border.name, self.subject.device
+        peaks = {"torch": memory.cuda_peak_of if device == "cuda" else memory.torch_peak_of}
+        peak_of = (peaks | {"numpy": memory.python_peak_of}).get(border, memory.peak_of)
         with blaming():
             self.posed.refresh()
             with self.calling():
-                if self.subject.device == "cuda" and self.subject.border.name == "torch":
-                    return memory.cuda_peak_of(self.posed.run)
-                return memory.peak_of(self.posed.run)
+                return peak_of(self.posed.calls[0])
 
     @property
     def others(self) -> float:
@@ -161,6 +162,7 @@ def warm(sides: Sequence[Side], clock: Clock, rng: np.random.Generator) -> tuple
     """
     begun = perf_counter()
     before: list[float] = []
+    each = 0.0
     for _ in range(WINDOWS):
         start = perf_counter()
         play(sides, clock, rng, WINDOW)

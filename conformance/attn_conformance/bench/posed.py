@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from attn_conformance.borders import Natives
 from attn_conformance.cases.values import STORAGE
 from attn_conformance.judge import Answer, Array, Failed, compare
 from attn_conformance.subject import Subject
+
+S = TypeVar("S", bound=Subject)
 
 PLACES_JUDGED = 2
 """Heads, or batch elements of a module, of a result that are judged."""
@@ -42,10 +44,10 @@ class Sample:
     earlier: tuple[Drawn, ...] = ()
 
 
-class Posed(ABC):
+class Posed(ABC, Generic[S]):
     """A workload and one implementation that is to do it; `repeats` calls in a round, each on buffers of its own."""
 
-    subject: Subject
+    subject: S
     workload: Workload
     pool: Pool
     fixed: Natives  # arguments that stay the same
@@ -151,7 +153,7 @@ def padding(workload: Workload) -> Array | None:
     return mask
 
 
-def pose(subject: Subject, workload: Workload, rng: np.random.Generator) -> Posed:
+def pose(subject: Subject, workload: Workload, rng: np.random.Generator) -> Posed[Any]:
     """The workload posed to a subject of its kind, opened afresh; Raised if it refuses to be built."""
     from attn_conformance.bench.posed_kernel import PosedKernel
     from attn_conformance.bench.posed_module import PosedModule

@@ -19,12 +19,12 @@ from attn_conformance.judge import Array, Failed, ask
 from attn_conformance.kernel_subject import KernelSubject
 
 
-class PosedKernel(Posed):
+class PosedKernel(Posed[KernelSubject]):
     """The function, on q, k, v and a mask in its own axis order."""
 
     def __init__(self, subject: KernelSubject, workload: Workload, rng: np.random.Generator) -> None:
         """rng: draws the inputs, and which results and rows are judged."""
-        self.subject: KernelSubject = subject
+        self.subject = subject
         self.workload = workload
         self.call = self._call()
         arguments = subject.arguments(self.call)

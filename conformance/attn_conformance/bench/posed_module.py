@@ -27,7 +27,7 @@ time. Both sides of a comparison make the same steps in every round.
 """
 
 
-class PosedModule(Posed):
+class PosedModule(Posed[ModuleSubject]):
     """A module with random weights, which stay; the tokens are fresh.
 
     With T = 1 a causal triangle hides nothing, so that a module without causality decodes without it.
@@ -35,7 +35,7 @@ class PosedModule(Posed):
 
     def __init__(self, subject: ModuleSubject, workload: Workload, rng: np.random.Generator) -> None:
         """rng: draws the inputs, and which results and rows are judged."""
-        self.subject: ModuleSubject = subject
+        self.subject = subject
         self.workload = w = workload
         size = w.H * w.D
         params = draw_params(rng, size, w.dtype)
