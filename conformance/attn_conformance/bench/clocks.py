@@ -19,6 +19,9 @@ from attn_conformance.bench.results import Clock as Name
 OTHERS = 0.1
 """Largest share of a process's CPU time, in the median round, that other threads may have beside a thread clock."""
 
+UNSEEN = 50e-6
+"""Seconds by which the two CPU clocks may differ in a round, being read one after the other."""
+
 FLUSHED = 256 * 2**20
 """Bytes written before each call on CUDA: several times the second-level cache of any device."""
 

@@ -82,6 +82,8 @@ def missing(workload: Workload, subject: Subject) -> str | None:
     claims, kind = subject.claims, workload.kind
     if workload.work == "grouped" and kind == "module":
         return "the modules of the interface have no grouped heads"
+    if workload.work in ("masked", "padded") and workload.is_causal:
+        return "no mask goes with causality"
     if workload.dtype not in claims.dtypes:
         return f"{subject.target} does not serve {workload.dtype}"
     if claims.head_sizes and workload.D not in claims.head_sizes:

@@ -10,7 +10,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -176,9 +175,12 @@ def _flat(ceilings: Mapping[str, Any]) -> dict[str, float]:
 
 
 def shares(measurement: Measurement, workload: Workload, machine: Fingerprint) -> dict[str, float]:
-    """Shares of the ceilings that a measurement reaches: "compute" of the GEMM, "memory" of reading; {} if unknown."""
+    """Shares of the ceilings that a measurement reaches: "compute" of the GEMM, "memory" of reading.
+
+    {} where these are unknown, or where the measurement does not count.
+    """
     ceilings = machine.get("ceilings", {})
-    if not measurement.seconds:
+    if not measurement.seconds or measurement.problem:
         return {}
     seconds, found = median(measurement.seconds), {}
     if peak := ceilings.get("gemm", {}).get(workload.dtype):
@@ -186,11 +188,3 @@ def shares(measurement: Measurement, workload: Workload, machine: Fingerprint) -
     if rate := ceilings.get("read"):
         found["memory"] = workload.bytes / seconds / rate
     return found
-
-
-def installed(package: str) -> str | None:
-    """The version of a distribution, None if there is none of this name."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from attn_conformance import memory
-from attn_conformance.bench.clocks import OTHERS, Clock, HostClock, Reading
+from attn_conformance.bench.clocks import OTHERS, UNSEEN, Clock, HostClock, Reading
 from attn_conformance.bench.kernels import kernels
 from attn_conformance.bench.posed import Posed, Sample, pose
 from attn_conformance.bench.results import Measurement
@@ -107,8 +107,9 @@ class Side:
 
     @property
     def others(self) -> float:
-        """Share of the CPU time of the median round that was spent by other threads."""
-        return median(r.others / max(r.others + r.seconds, 1e-12) for r in self.readings)
+        """Share of the CPU time of the median round that was spent by other threads, but for the clocks' own error."""
+        shares = [max(0.0, r.others - UNSEEN) / (r.others + r.seconds + UNSEEN) for r in self.readings]
+        return median(shares) if shares else 0.0
 
     def measured(self, clock: Clock) -> Measurement:
         """The verdict on what was kept, and all that was read."""
@@ -124,10 +125,10 @@ class Side:
         if self.problem is not None:
             return result
         try:
-            error = max(self.posed.judge(sample) for sample in self.samples)
+            error = max((self.posed.judge(sample) for sample in self.samples), default=None)
             peak, after = self.peak(), self.watched()
         except Failed as failed:
-            return replace(result, problem=" ".join(str(failed).split()))
+            return replace(result, problem=str(failed))
         problem = None
         if after != self.kernels:
             problem = f"other kernels ran in the end than in the beginning: {', '.join(after)}"

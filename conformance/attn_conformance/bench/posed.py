@@ -19,7 +19,7 @@ from attn_conformance.bench.inputs import Drawn, Pool
 from attn_conformance.bench.workloads import Workload
 from attn_conformance.borders import Natives
 from attn_conformance.cases.values import STORAGE
-from attn_conformance.judge import Answer, Array, Failed, compare
+from attn_conformance.judge import Array, Comparison, Failed
 from attn_conformance.subject import Subject
 
 S = TypeVar("S", bound=Subject)
@@ -136,11 +136,12 @@ def shaped(out: Array, expected: tuple[int, ...]) -> Array:
     return out
 
 
-def within(got: Array, answer: Answer, what: str) -> float:
-    """The largest error over limit; Failed if an element (1, 1, rows, columns) is out of bound."""
-    comparison = compare(got, answer)
+def within(comparison: Comparison, what: str) -> float:
+    """The largest error over limit; Failed if an element is out of bound."""
     if not comparison.ok:
-        raise Failed(f"{what} is wrong: {comparison.explain()}", comparison)
+        out = f"{comparison.wrong} of {comparison.size} elements out of bound"
+        worst = "" if comparison.worst is None else f", by up to {comparison.worst.ratio:.3g} times"
+        raise Failed(f"{what} is wrong: {out}{worst}", comparison)
     return comparison.ratio
 
 

@@ -15,7 +15,7 @@ from attn_conformance.borders import Natives
 from attn_conformance.cases import Call
 from attn_conformance.cases.values import STORAGE
 from attn_conformance.gradients import ask_gradients, compared
-from attn_conformance.judge import Array, Failed, ask
+from attn_conformance.judge import Array, Failed, ask, compare
 from attn_conformance.kernel_subject import KernelSubject
 
 
@@ -90,7 +90,7 @@ class PosedKernel(Posed[KernelSubject]):
             asked = self.subject.lower(self._part(arrays, b, slice(h, h + 1), h // group)).take_rows(rows)
             answer = ask(asked, w.dtype, self.subject.claims.arithmetic)
             got = out[b : b + 1, h : h + 1, rows]
-            largest = max(largest, within(got, answer, f"the output of element {b}, head {h}"))
+            largest = max(largest, within(compare(got, answer), f"the output of element {b}, head {h}"))
         if w.work == "backward":
             b, n = int(self.rng.integers(w.B)), int(self.rng.integers(w.H // group))
             largest = max(largest, self._judge_gradients(arrays, sample, b, n, group))
@@ -107,10 +107,7 @@ class PosedKernel(Posed[KernelSubject]):
         for name, gradient in asked.items():
             whole = shaped(self._standard(name, sample.results[name]), arrays[name].shape)
             comparison = compared(whole[b : b + 1, heads[name]], gradient)
-            if not comparison.ok:
-                text = f"the gradient of {name} of element {b}, key head {n} is wrong: {comparison.explain()}"
-                raise Failed(text, comparison)
-            largest = max(largest, comparison.ratio)
+            largest = max(largest, within(comparison, f"the gradient of {name} of element {b}, key head {n}"))
         return largest
 
     def _standard(self, name: str, array: Array) -> Array:

@@ -44,16 +44,16 @@ def run(
     seed: int = 0,
     rule: Rule = Rule(),
     progress: Progress = silent,
-    clock: Callable[[str, str], Clock] = clock_for,
+    clock: Callable[[str, str], Clock] | None = None,
     machine: Mapping[str, Any] | None = None,
 ) -> Benchmarks:
     """Measure the candidate and, where there is a base, decide whether it is slower.
 
     narrowing: of both, but for the convention, which is the candidate's. workloads: in place of the grid's. clock: from
-    a framework and a device. machine: its fingerprint, where it is known. TargetError where a target cannot be called,
-    ValueError where they cannot be compared or nothing can be asked.
+    a framework and a device, in place of the machine's. machine: its fingerprint, where it is known. TargetError where
+    a target cannot be called, ValueError where they cannot be compared or nothing can be asked.
     """
-    begun = time.monotonic()
+    begun, clock = time.monotonic(), clock or clock_for
     new = _subject(candidate, narrowing)
     old = None if base is None else _subject(base, replace(narrowing, convention=None))
     if old is not None and old.kind != new.kind:

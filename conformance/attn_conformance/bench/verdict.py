@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attn_conformance.bench.results import Benchmark, Benchmarks
+from attn_conformance.bench.results import Benchmarks
 
 QUIETER = (
     "measure on a quieter machine, or one at a time what is left open (--only), which needs fewer rounds each"
@@ -29,7 +28,7 @@ def closing(run: Benchmarks) -> Closing:
     of = f"of {len(run.benchmarks)} workloads"
     if run.base is None:
         if failed:
-            return Closing(False, f"{len(failed)} {of} could not be measured: {_first(failed)}")
+            return Closing(False, f"{len(failed)} {of} could not be measured")
         return Closing(True, f"{len(run.benchmarks)} workloads measured, each with results within the bound")
     if run.canary is None or run.canary.verdict != "fine":
         ratio = "" if run.canary is None else f" (ratio {run.canary.ratio:.3f})"
@@ -45,7 +44,7 @@ def closing(run: Benchmarks) -> Closing:
         text = f"{run.candidate} is slower than {run.base} in {slower} {of}"
         return Closing(False, ", ".join([text, *rest]))
     if failed:
-        return Closing(False, f"{len(failed)} {of} could not be compared: {_first(failed)}")
+        return Closing(False, f"{len(failed)} {of} could not be compared")
     if open_:
         noisy = any(b.decision and b.decision.noise > run.rule.noise for b in run.benchmarks)
         why = QUIETER if noisy else "their differences are close to what is tolerated"
@@ -55,9 +54,3 @@ def closing(run: Benchmarks) -> Closing:
         True,
         f"{run.candidate} is not slower than {run.base} by {run.rule.delta:.0%} or more in any {of}",
     )
-
-
-def _first(failed: Sequence[Benchmark]) -> str:
-    """The first problem of several."""
-    first = failed[0]
-    return f"{first.workload.name}: {first.problem or first.candidate.problem}"
