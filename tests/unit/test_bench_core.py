@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ import pytest
 
 from attn_conformance.bench import machine, posed_module
 from attn_conformance.bench import run as runs
-from attn_conformance.bench.clocks import Clock, HostClock
+from attn_conformance.bench.clocks import Clock, HostClock, clock_for
 from attn_conformance.bench.grids import grid
 from attn_conformance.bench.inputs import pool
 from attn_conformance.bench.pairs import spread
@@ -148,7 +149,7 @@ class Posers:
     def __init__(self, file: Path, metered: Metered) -> None:
         self.file, self.metered = file, metered
 
-    def clock(self, border: str = "numpy", device: str = "cpu") -> Clock:
+    def clock(self, borders: Collection[str], device: str) -> Clock:
         def ticks() -> int:
             return self.metered.ticks
 
@@ -385,6 +386,13 @@ def test_work_in_other_threads_is_not_missed(metered: Metered) -> None:
     (reading,) = clock.read()
     assert (reading.seconds, reading.wall, reading.others) == pytest.approx((0.005, 0.01, 0.005))
     assert clock.read() == []
+
+
+def test_the_clock_goes_by_the_frameworks() -> None:
+    assert clock_for({"numpy", "torch"}, "cpu").name == "thread"
+    assert clock_for({"jax", "torch"}, "cpu").name == "wall"
+    with pytest.raises(ValueError, match="on cuda PyTorch alone is timed, not numpy"):
+        clock_for({"numpy", "torch"}, "cuda")
 
 
 def test_no_two_windows_are_told_apart_by_their_addresses() -> None:

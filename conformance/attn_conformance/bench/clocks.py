@@ -9,8 +9,8 @@ from __future__ import annotations
 import gc
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -113,36 +113,48 @@ class CudaClock:
         return [Reading(start.elapsed_time(end) * 1e-3, wall) for start, end, wall in events]
 
 
-def clock_for(border: str, device: str) -> Clock:
-    """Events for PyTorch on CUDA, the wall clock for JAX, which has threads of its own, else the thread's CPU time."""
-    if border == "torch" and device == "cuda":
+def clock_for(borders: Collection[str], device: str) -> Clock:
+    """Events on CUDA, the wall clock where JAX is among the frameworks, which has threads of its own, else CPU time.
+
+    ValueError for a framework other than PyTorch on CUDA.
+    """
+    if device == "cuda":
+        if others := sorted(set(borders) - {"torch"}):
+            raise ValueError(f"on cuda PyTorch alone is timed, not {', '.join(others)}")
         return CudaClock()
-    return HostClock("wall", time.perf_counter_ns) if border == "jax" else HostClock()
+    return HostClock("wall", time.perf_counter_ns) if "jax" in borders else HostClock()
 
 
 @contextmanager
-def quiet(border: str) -> Iterator[None]:
-    """One thread for BLAS and PyTorch, and no garbage collection but when nothing is timed."""
-    from threadpoolctl import threadpool_limits
-
-    threads: int | None = None
-    if border == "torch":
-        import torch
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
+def quiet(borders: Collection[str], device: str) -> Iterator[None]:
+    """No garbage collection; on a CPU, one thread for BLAS and PyTorch."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        with threadpool_limits(1):
+        with _one_thread(borders) if device == "cpu" else nullcontext():
             yield
     finally:
         if collecting:
             gc.enable()
-        if threads is not None:
-            import torch
 
-            torch.set_num_threads(threads)
+
+@contextmanager
+def _one_thread(borders: Collection[str]) -> Iterator[None]:
+    from threadpoolctl import threadpool_limits
+
+    if "torch" not in borders:
+        with threadpool_limits(1):
+            yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 SLOWED = ("sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_power_cap")

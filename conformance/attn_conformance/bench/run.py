@@ -7,7 +7,7 @@ than what is looked for.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import packages_distributions, version
 from typing import Any
@@ -44,16 +44,16 @@ def run(
     seed: int = 0,
     rule: Rule = Rule(),
     progress: Progress = silent,
-    clock: Callable[[str, str], Clock] | None = None,
+    clock: Callable[[Collection[str], str], Clock] | None = None,
     machine: Mapping[str, Any] | None = None,
 ) -> Benchmarks:
     """Measure the candidate and, where there is a base, decide whether it is slower.
 
     narrowing: of both, but for the convention, which is the candidate's. workloads: in place of the grid's. clock: from
-    a framework and a device, in place of the machine's. machine: its fingerprint, where it is known. TargetError where
-    a target cannot be called, ValueError where they cannot be compared or nothing can be asked.
+    the frameworks and the device, in place of the machine's. machine: its fingerprint, where it is known. TargetError
+    where a target cannot be called, ValueError where they cannot be compared or nothing can be asked.
     """
-    begun, clock = time.monotonic(), clock or clock_for
+    begun = time.monotonic()
     new = _subject(candidate, narrowing)
     old = None if base is None else _subject(base, replace(narrowing, convention=None))
     if old is not None and old.kind != new.kind:
@@ -64,21 +64,23 @@ def run(
     if not todo:
         reasons = dict.fromkeys(out.reason for out in left_out)
         raise ValueError(f"nothing can be asked of {candidate}: {'; '.join(reasons) or 'no workload'}")
+    borders = {one.border.name for one in (new, old) if one is not None}
+    timer = (clock or clock_for)(borders, narrowing.device)
     if machine is None:
-        with quiet(new.border.name):
-            machine = machines.fingerprint(narrowing.device, new.border.name == "torch")
+        with quiet(borders, narrowing.device):
+            machine = machines.fingerprint(narrowing.device, "torch" in borders)
     total = len(todo) + (old is not None)
     canary: Decision | None = None
     found: list[Benchmark] = []
-    with quiet(new.border.name):
+    with quiet(borders, narrowing.device):
         if old is not None:
             progress("two copies of the base", 0, total)
             first = Posing(todo[0], old, old, rule, total, (seed, 0))
-            canary = first.benchmark(clock(old.border.name, old.device)).decision
+            canary = first.benchmark(timer).decision
         for number, workload in enumerate(todo, 1):
             progress(workload.name, total - len(todo) + number - 1, total)
             posing = Posing(workload, new, old, rule, total, (seed, number))
-            found.append(posing.benchmark(clock(new.border.name, new.device)))
+            found.append(posing.benchmark(timer))
     if old is not None and (canary is None or canary.verdict != "fine"):
         found = [_discounted(benchmark) for benchmark in found]
     return Benchmarks(
