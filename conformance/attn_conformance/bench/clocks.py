@@ -157,28 +157,30 @@ def _one_thread(borders: Collection[str]) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-SLOWED = ("sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_power_cap")
-"""Reasons of lower clocks, as nvidia-smi calls them, that are none of the work's own."""
+SLOWED = ("sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
+"""Reasons of lower clocks, as nvidia-smi calls them, that do not come from the work: its own power cap does."""
 
 
 def throttled(device: str) -> str | None:
     """What slows the CUDA device down at the moment, "" for nothing; None where nobody tells, as of CPUs."""
     if device != "cuda":
         return None
-    import torch
-
-    fields = ",".join(f"clocks_throttle_reasons.{reason}" for reason in SLOWED)
-    found = nvidia(fields, torch.cuda.current_device())
-    if found is None or len(found) != len(SLOWED):
+    found = nvidia(*(f"clocks_throttle_reasons.{reason}" for reason in SLOWED))
+    if found is None:
         return None
     return ", ".join(reason for reason, state in zip(SLOWED, found, strict=True) if state == "Active")
 
 
-def nvidia(fields: str, index: int) -> list[str] | None:
-    """What nvidia-smi says of a device, by its field names; None where it is missing or refuses."""
-    command = ["nvidia-smi", f"--id={index}", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+def nvidia(*fields: str) -> list[str] | None:
+    """What nvidia-smi says of PyTorch's current device, by its field names; None where it is missing or refuses."""
+    import torch
+
+    unique: Any = torch.cuda.get_device_properties(torch.cuda.current_device())
+    query = f"--query-gpu={','.join(fields)}"
+    command = ["nvidia-smi", f"--id=GPU-{unique.uuid}", query, "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return [part.strip() for part in said.strip().split(",")]
+    found = [part.strip() for part in said.strip().split(",")]
+    return found if len(found) == len(fields) else None

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 NAMES = """
-empty empty_like empty_strided new_empty zeros zeros_like new_zeros ones ones_like full scalar_tensor fill_ zero_
-copy_ clone contiguous to _to_copy type_as detach detach_ alias lift_fresh resize_ set_ view _unsafe_view reshape
-_reshape_alias as_strided as_strided_ transpose transpose_ swapaxes movedim numpy_T permute t expand expand_as slice
-select narrow unsqueeze squeeze flatten unflatten split split_with_sizes unbind chunk resolve_conj resolve_neg
-result_type promote_types is_nonzero item _local_scalar_dense
+empty empty_like empty_strided new_empty zeros zeros_like new_zeros ones ones_like full scalar_tensor fill_
+zero_ copy_ clone contiguous to _to_copy type_as detach detach_ alias lift_fresh resize_ set_ view
+_unsafe_view reshape _reshape_alias as_strided as_strided_ transpose transpose_ swapaxes movedim numpy_T
+permute t expand expand_as slice select mT mH T H adjoint swapdims view_as unfold diagonal narrow unsqueeze
+squeeze flatten unflatten split split_with_sizes unbind chunk resolve_conj resolve_neg result_type
+promote_types is_nonzero item _local_scalar_dense
 """
 GLUE = frozenset(NAMES.split())
 """Operators that allocate, copy or look at memory otherwise."""

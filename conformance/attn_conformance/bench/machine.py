@@ -64,8 +64,7 @@ def fingerprint(device: str = "cpu", torch: bool = True) -> dict[str, Any]:
     facts["torch"] = framework.__version__
     facts["instructions"] = framework.backends.cpu.get_cpu_capability()
     if device == "cuda":
-        found = nvidia("driver_version,clocks.max.sm", framework.cuda.current_device())
-        driver, limit = found if found and len(found) == 2 else (None, None)
+        driver, limit = nvidia("driver_version", "clocks.max.sm") or (None, None)
         facts |= {
             "gpu": framework.cuda.get_device_name(),
             "gpu_memory": framework.cuda.get_device_properties().total_memory,

@@ -99,12 +99,16 @@ class Side:
     def peak(self) -> int | None:
         """Bytes held at the most in one more call beyond its inputs, None where nobody tells."""
         border, device = self.subject.border.name, self.subject.device
-        peaks = {"torch": memory.cuda_peak_of if device == "cuda" else memory.torch_peak_of}
-        peak_of = (peaks | {"numpy": memory.python_peak_of}).get(border, memory.peak_of)
+        ways = {
+            "torch": memory.cuda_peak_of if device == "cuda" else memory.torch_peak_of,
+            "numpy": memory.python_peak_of,
+        }
+        if border not in ways:
+            return None
         with blaming():
             self.posed.refresh()
             with self.calling():
-                return peak_of(self.posed.calls[0])
+                return ways[border](self.posed.calls[0])
 
     @property
     def others(self) -> float:

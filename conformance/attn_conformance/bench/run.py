@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
@@ -126,20 +126,19 @@ def _discounted(benchmark: Benchmark) -> Benchmark:
     return replace(benchmark, decision=decision, problem=CANARY)
 
 
+@dataclass(frozen=True)
 class Posing:
-    """One workload, to be posed to a candidate and perhaps a base; seed: of its inputs and orders."""
+    """One workload, to be posed to a candidate and perhaps a base, as one of so many benchmarks.
 
-    def __init__(
-        self,
-        workload: Workload,
-        new: Subject,
-        old: Subject | None,
-        rule: Rule,
-        benchmarks: int,
-        seed: tuple[int, int],
-    ) -> None:
-        self.workload, self.new, self.old = workload, new, old
-        self.rule, self.benchmarks, self.seed = rule, benchmarks, seed
+    seed: of its inputs and orders.
+    """
+
+    workload: Workload
+    new: Subject
+    old: Subject | None
+    rule: Rule
+    benchmarks: int
+    seed: tuple[int, int]
 
     def benchmark(self, clock: Clock) -> Benchmark:
         """What came of it."""

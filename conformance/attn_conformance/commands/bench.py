@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from statistics import median
@@ -32,6 +33,9 @@ TELLING = ("attention", "attn", "flash", "fmha", "softmax", "mm", "gemm")
 def command(options: argparse.Namespace, console: Console, errors: Console) -> int:
     """The exit status: 0 if nothing has become worse, 1 if something has or it is not certain, 2 as for `run`."""
     sys.path.insert(0, str(Path.cwd()))  # the working directory is importable
+    os.environ.setdefault(
+        "TORCH_CPP_LOG_LEVEL", "ERROR"
+    )  # read at import: else its profiler tells of memory freed
     try:
         writable(options)
         result = measured(options)
@@ -94,7 +98,10 @@ def _kernels(result: Benchmarks) -> list[str]:
     return [
         f"{b.workload.name}: {' '.join(b.candidate.kernels)}; the base's: {' '.join(b.base.kernels)}"
         for b in result.benchmarks
-        if b.base is not None and telling(b.base) != telling(b.candidate)
+        if b.base is not None
+        and b.base.kernels
+        and b.candidate.kernels
+        and telling(b.base) != telling(b.candidate)
     ]
 
 
@@ -138,7 +145,7 @@ def _row(benchmark: Benchmark, result: Benchmarks) -> list[str]:
     limiting = max(reached, key=lambda name: reached[name], default=None)
     cells += ["" if limiting is None else f"{reached[limiting]:.0%} {limiting}"]
     cells += ["" if candidate.peak is None else f"{candidate.peak / 2**20:.1f}"]
-    return [*cells, escape(" ".join(telling(candidate)))]
+    return [*cells, escape(", ".join(telling(candidate)))]
 
 
 def _milliseconds(measurement: Measurement | None) -> str:
@@ -151,5 +158,8 @@ def telling(measurement: Measurement) -> tuple[str, ...]:
     """The kernels that tell how attention was computed, shortened; all, where none has such a name."""
     for word in TELLING:
         if found := [name for name in measurement.kernels if word in name.lower()]:
-            return tuple(name.removeprefix("_").removeprefix("scaled_dot_product_")[:60] for name in found)
+            return tuple(
+                name.removeprefix("_").removeprefix("scaled_dot_product_").replace("_for_cpu", "")[:60]
+                for name in found
+            )
     return measurement.kernels
