@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attn_conformance.bench import machine, posed_module
+from attn_conformance.bench import machine, pairs, posed_module
 from attn_conformance.bench import run as runs
-from attn_conformance.bench.clocks import Clock, HostClock, clock_for
+from attn_conformance.bench.clocks import Clock, HostClock, Reading, clock_for
 from attn_conformance.bench.grids import grid
 from attn_conformance.bench.inputs import pool
 from attn_conformance.bench.pairs import spread
@@ -114,9 +114,9 @@ def misshapen(q, k, v, mask=None, is_causal=False):
 
 
 def breaking(q, k, v, mask=None, is_causal=False):
-    metered.ticks += 10
+    metered.ticks += 1_000_000
     metered.calls += 1
-    if metered.calls > 12:
+    if metered.calls > 12 and q.shape == (2, 4, 6, 8):
         raise RuntimeError("worn out")
     return attention(q, k, v, mask=mask, is_causal=is_causal)
 
@@ -237,6 +237,28 @@ def test_where_other_threads_work_the_wall_clock_decides(posers: Posers, metered
     assert one(posers.run("slow", "base")).clock == "wall"
 
 
+def test_inputs_too_large_for_the_memory_are_a_problem_of_their_workload(
+    posers: Posers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise MemoryError("Unable to allocate 1 TiB")
+
+    monkeypatch.setattr(pairs, "pose", full)
+    result = posers.run("same", "base")
+    assert "its inputs could not be made: MemoryError" in (one(result).problem or "")
+    assert not closing(result).ok
+
+
+def test_what_a_device_reports_late_is_a_problem_of_both(posers: Posers, metered: Metered) -> None:
+    class Late(HostClock):
+        def read(self) -> list[Reading]:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    posers.clock = lambda borders, device: Late()  # type: ignore[method-assign]
+    problem = one(posers.run("same", "base")).problem or ""
+    assert problem.count("while the device was waited for: raised RuntimeError: CUDA error") == 2
+
+
 def test_the_same_code_on_other_kernels_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metered: Metered
 ) -> None:
@@ -282,7 +304,10 @@ def test_the_base_is_judged_as_well(posers: Posers) -> None:
 
 
 def test_what_breaks_or_changes_shape_while_it_is_timed_is_told(posers: Posers) -> None:
-    assert "raised RuntimeError: worn out" in (one(posers.run("breaking", "base")).problem or "")
+    broken, right = posers.run("breaking", "base", FORWARD, replace(FORWARD, B=1)).benchmarks
+    assert "raised RuntimeError: worn out" in (broken.problem or "")
+    assert right.decision is not None  # one clock serves all workloads of a run
+    assert right.decision.ratio == pytest.approx(1.0)
     misshapen = one(posers.run("misshapen"))
     assert "returned shape" in (misshapen.candidate.problem or "")
     assert not closing(replace(posers.run("same"), benchmarks=(misshapen,))).ok

@@ -31,7 +31,7 @@ Ticks = Callable[[], int]
 
 @dataclass(frozen=True)
 class Reading:
-    """Seconds of one round by the clock that decides and by the wall clock; others: CPU seconds of other threads."""
+    """Seconds of a round by the clock that decides, never 0, and by the wall clock; others: those of other threads."""
 
     seconds: float
     wall: float
@@ -76,7 +76,7 @@ class HostClock:
         run()
         seconds, passed, used = ticks() - start, wall() - begun, process() - all_
         others = max(0, used - seconds) if self.name == "thread" else 0
-        self.readings.append(Reading(seconds * 1e-9, passed * 1e-9, others * 1e-9))
+        self.readings.append(Reading(max(seconds, 1) * 1e-9, passed * 1e-9, others * 1e-9))
 
     def read(self) -> list[Reading]:
         """The readings since the last time, in order."""
@@ -110,7 +110,7 @@ class CudaClock:
         """The readings since the last time, in order; wall is the time that it took to queue the calls."""
         self.cuda.synchronize()
         events, self.events = self.events, []
-        return [Reading(start.elapsed_time(end) * 1e-3, wall) for start, end, wall in events]
+        return [Reading(max(start.elapsed_time(end) * 1e-3, 1e-9), wall) for start, end, wall in events]
 
 
 def clock_for(borders: Collection[str], device: str) -> Clock:

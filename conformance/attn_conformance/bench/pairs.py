@@ -145,20 +145,29 @@ class Side:
 
 
 def play(sides: Sequence[Side], clock: Clock, rng: np.random.Generator, rounds: int) -> None:
-    """Rounds of all sides, each in an order of its own; what a side raises is its problem, and ends them."""
+    """Rounds of all sides, each in an order of its own; what a side raises is its problem, and ends them.
+
+    What a device reports only when it is waited for may come from any of them.
+    """
     timed: list[Side] = []
-    for _ in range(rounds):
-        for n in rng.permutation(len(sides)):
-            side = sides[n]
-            try:
-                side.round(clock)
-            except Failed as failed:
-                side.problem = str(failed)
-                clock.read()
-                return
-            timed.append(side)
-    for side, reading in zip(timed, clock.read(), strict=True):
-        side.readings.append(reading)
+    orders = (rng.permutation(len(sides)) for _ in range(rounds))
+    for side in (sides[n] for order in orders for n in order):
+        try:
+            side.round(clock)
+        except Failed as failed:
+            side.problem = str(failed)
+            break
+        timed.append(side)
+    try:
+        with blaming():
+            readings = clock.read()
+    except Failed as failed:
+        for side in sides:
+            side.problem = side.problem or f"while the device was waited for: {failed}"
+        return
+    if not any(side.problem for side in sides):
+        for side, reading in zip(timed, readings, strict=True):
+            side.readings.append(reading)
 
 
 def warm(sides: Sequence[Side], clock: Clock, rng: np.random.Generator) -> tuple[Clock, float]:

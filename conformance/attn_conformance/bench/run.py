@@ -21,6 +21,7 @@ from attn_conformance.bench.pairs import Progress, Side, compare, measure
 from attn_conformance.bench.results import Benchmark, Benchmarks, LeftOut, Measurement
 from attn_conformance.bench.rule import Decision, Rule
 from attn_conformance.bench.workloads import Workload
+from attn_conformance.endings import described, over
 from attn_conformance.environment import environment
 from attn_conformance.judge import Failed
 from attn_conformance.loading import TargetError, place
@@ -170,6 +171,10 @@ class Posing:
             return Side(subject, self.workload, version_of(subject.target), (*self.seed, number))
         except Failed as failed:
             return replace(_untimed(subject), problem=str(failed))
+        except Exception as error:
+            if not over(said := described(error)):
+                raise
+            return replace(_untimed(subject), problem=f"its inputs could not be made: {said}")
 
 
 def _untimed(subject: Subject | None) -> Measurement:
