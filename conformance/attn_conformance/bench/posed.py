@@ -87,6 +87,14 @@ class Posed(ABC, Generic[S]):
             self.buffers.append({**self.fixed, **made})
         del self.buffers[times:]
 
+    def alike(self, other: Posed[Any]) -> bool:
+        """Whether buffers of the one serve the other, too."""
+        mine, theirs = (
+            (p.subject.border.name, p.subject.device, p.workload, p.pool.shapes, p.fixed.keys())
+            for p in (self, other)
+        )
+        return mine == theirs
+
     def refresh(self) -> None:
         """Other inputs in all buffers, for the next round: what is not timed."""
         self.kept = None
