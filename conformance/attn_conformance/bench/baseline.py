@@ -66,7 +66,9 @@ def _one(now: Benchmark, earlier: Benchmark | None, rule: Rule, benchmarks: int)
         return _undecided(now, None, "the baseline has no such workload: record it anew with --json FILE")
     old = earlier.candidate
     if earlier.clock != now.clock:
-        return _undecided(now, old, f"the baseline was timed by another clock, {earlier.clock}, not {now.clock}")
+        return _undecided(
+            now, old, f"the baseline was timed by another clock, {earlier.clock}, not {now.clock}"
+        )
     if old.problem is not None:
         return _undecided(now, old, f"the baseline's own time does not count: {old.problem}")
     if not old.seconds:

@@ -12,7 +12,7 @@ from attn_conformance.bench.rule import Decision, Rule
 from attn_conformance.endings import printable
 
 State = Literal["regressed", "wrong", "undecided", "inconclusive", "fine", "measured"]
-"""wrong: the candidate's time does not count. undecided: there is nothing to hold it against, though that was asked for.
+"""wrong: the candidate's time does not count. undecided: there is nothing to hold it against, which was asked for.
 measured: nothing was asked for but its time. The others are the rule's verdicts."""
 
 PASSING: tuple[State, ...] = ("fine", "measured")
@@ -112,8 +112,11 @@ def _said(found: State, benchmark: Benchmark, rule: Rule) -> str:
         return f"slower: {times}; {1 + rule.margin:.2f} would be allowed"
     if found == "fine":
         return f"not slower: {times}; below {1 + rule.delta:.2f}"
-    noise = f"the ratios scatter by {decision.noise:.1%}" if decision.noise > rule.noise else "the bounds are too wide"
-    return f"inconclusive: {times}; {noise}"
+    if benchmark.problem is not None:
+        return f"inconclusive: {times}; {benchmark.problem}"
+    loud = decision.noise > rule.noise
+    why = f"the times scatter by {decision.noise:.1%}" if loud else "the bounds are too wide"
+    return f"inconclusive: {times}; {why}"
 
 
 def _implementation(role: str, benchmark: Benchmark, measurement: Measurement) -> str:
@@ -125,7 +128,9 @@ def _implementation(role: str, benchmark: Benchmark, measurement: Measurement) -
         parts.append("no time")
     else:
         rounds = len(measurement.seconds)
-        parts.append(f"{duration(time)} (median of {rounds} rounds, {CLOCKS.get(benchmark.clock, benchmark.clock)})")
+        parts.append(
+            f"{duration(time)} (median of {rounds} rounds, {CLOCKS.get(benchmark.clock, benchmark.clock)})"
+        )
     if measurement.kernels:
         parts.append(f"by {', '.join(measurement.kernels)}")
     if measurement.peak is not None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -79,7 +80,9 @@ def histories(runs: Sequence[Benchmarks], match: Match) -> tuple[Series, ...]:
     machines: list[Mapping[str, Any]] = []
     found: dict[tuple[Any, ...], list[tuple[int, Benchmark]]] = {}
     for number, run in enumerate(runs):
-        machine = next((i for i, known in enumerate(machines) if match(known, run.machine) is None), len(machines))
+        machine = next(
+            (i for i, known in enumerate(machines) if match(known, run.machine) is None), len(machines)
+        )
         if machine == len(machines):
             machines.append(run.machine)
         for benchmark in run.benchmarks:
@@ -97,7 +100,8 @@ def _series(entries: Sequence[tuple[int, Benchmark]], margin: float, runs: Seque
     bases = {_base(benchmark) for _, benchmark in entries}
     common = next(iter(bases)) if len(bases) == 1 else None
     points = tuple(
-        Point(number, _value(benchmark, common is not None), label(runs[number])) for number, benchmark in entries
+        Point(number, _value(benchmark, common is not None), label(runs[number]))
+        for number, benchmark in entries
     )
     found = changes([point.value for point in points], margin)
     return Series(latest.candidate.target, latest.workload, common and common[0], points, found)
@@ -129,8 +133,10 @@ def changes(values: Sequence[float], margin: float, alpha: float = ALPHA) -> tup
     """Where positive values change by a factor of more than 1 + margin (either way), in order; see the module."""
     cuts = _cuts(np.asarray(values, float), 0, alpha)
     ends = (0, *cuts, len(values))
-    middles = [median(values[start:end]) for start, end in zip(ends, ends[1:], strict=False)]
-    found = [Change(at, after / before) for at, before, after in zip(cuts, middles, middles[1:], strict=False)]
+    middles = [median(values[start:end]) for start, end in pairwise(ends)]
+    found = [
+        Change(at, after / before) for at, before, after in zip(cuts, middles, middles[1:], strict=False)
+    ]
     return tuple(change for change in found if max(change.ratio, 1 / change.ratio) > 1 + margin)
 
 

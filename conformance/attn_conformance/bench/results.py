@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from attn_conformance.bench.plain import plain
 from attn_conformance.bench.rule import Decision, Rule
 from attn_conformance.bench.workloads import Workload
 
@@ -81,8 +82,9 @@ class Benchmarks:
     left_out: tuple[LeftOut, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The file that `bench --json` writes."""
-        return {"bench": SCHEMA} | asdict(self)
+        """The file that `bench --json` writes. JSON has no infinite numbers: null stands for them."""
+        data: dict[str, Any] = plain({"bench": SCHEMA} | asdict(self))
+        return data
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Benchmarks:
@@ -127,4 +129,6 @@ def _measurement(data: Mapping[str, Any]) -> Measurement:
 
 
 def _decision(data: Mapping[str, Any] | None) -> Decision | None:
-    return None if data is None else Decision(**data)
+    if data is None:
+        return None
+    return Decision(**{**data, "high": float("inf") if data["high"] is None else data["high"]})

@@ -8,12 +8,13 @@ where the machine is another one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import isfinite
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import pytest
 
 from attn_conformance.bench.gate import state, typical
+from attn_conformance.bench.plain import plain
 from attn_conformance.bench.results import Benchmark
 from attn_conformance.bench.rule import Rule
 
@@ -21,7 +22,9 @@ PLUGIN = "benchmark"
 """The name under which pytest-benchmark registers itself with pytest."""
 
 EXTRA = "attn-conformance[bench]"
-MISSING = f"benchmarks were judged, but not kept: tables, files and histograms come with pip install '{EXTRA}'"
+MISSING = (
+    f"benchmarks were judged, but not kept: tables, files and histograms come with pip install '{EXTRA}'"
+)
 OFF = "benchmarks were judged, but not kept: pytest-benchmark is switched off"
 
 
@@ -95,26 +98,16 @@ def extra(benchmark: Benchmark, rule: Rule, machine: Mapping[str, Any]) -> dict[
         "machine": machine,
     }
     if decision is not None:
-        names = ("verdict", "ratio", "low", "high", "noise", "rounds")
-        found["decision"] = {name: getattr(decision, name) for name in names}
+        found["decision"] = asdict(decision)
     for role, measurement in (("candidate", benchmark.candidate), ("base", benchmark.base)):
         found[role] = None
         if measurement is not None:
             names = ("target", "version", "peak", "kernels", "error")
-            found[role] = {name: getattr(measurement, name) for name in names} | {"median": typical(measurement)}
+            found[role] = {name: getattr(measurement, name) for name in names} | {
+                "median": typical(measurement)
+            }
     kept: dict[str, Any] = plain(found)
     return kept
-
-
-def plain(data: Any) -> Any:
-    """The same as JSON has it: lists for tuples, None for numbers that are none or infinite."""
-    if isinstance(data, Mapping):
-        return {str(key): plain(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [plain(value) for value in data]
-    if isinstance(data, float):
-        return data if isfinite(data) else None
-    return data if isinstance(data, str | int | None) else str(data)
 
 
 def marks(config: pytest.Config, group: str) -> tuple[list[pytest.MarkDecorator], Clock | None]:

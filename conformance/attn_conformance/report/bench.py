@@ -1,0 +1,372 @@
+"""Benchmarks as pages show them: a line for each workload, plots of time by size, and the history of several files."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+from attn_conformance.bench.baseline import Match
+from attn_conformance.bench.gate import (
+    CLOCKS,
+    PASSING,
+    State,
+    duration,
+    outcome,
+    ratio,
+    size,
+    typical,
+)
+from attn_conformance.bench.history import Series, histories, ordered
+from attn_conformance.bench.results import Benchmark, Benchmarks, Measurement
+from attn_conformance.bench.workloads import Workload
+from attn_conformance.report.html import rendered
+from attn_conformance.report.plots import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Axis,
+    Chart,
+    Line,
+    Mark,
+    Step,
+    Tick,
+    doublings,
+    spread_out,
+    ticks,
+)
+from attn_conformance.report.views import Mark as Badge
+from attn_conformance.report.views import visible
+
+BADGES: dict[State, Badge] = {
+    "regressed": Badge("regressed", "slower", "✗", "bad", "slower by more than the margin"),
+    "wrong": Badge("wrong", "wrong", "✗", "bad", "its time does not count, for it did not do the work"),
+    "undecided": Badge("undecided", "undecided", "!", "error", "there is nothing to hold it against"),
+    "inconclusive": Badge(
+        "inconclusive", "inconclusive", "?", "notice", "too noisy to tell, which is no pass"
+    ),
+    "fine": Badge("fine", "not slower", "✓", "good", "slower by less than what matters, if at all"),
+    "measured": Badge("measured", "measured", "○", "seen", "nothing to compare with was asked for"),
+}
+"""Marks of benchmarks, in the order in which people look for them."""
+
+NARROWEST, WIDEST = 1.1, 1.25
+"""The ratio at the edge of the drawings of intervals: what lies further out is drawn there."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A ratio in a drawing 100 units wide, in whose middle it is 1."""
+
+    low: float
+    middle: float
+    high: float
+    margin: float
+    delta: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One benchmark. place: its id on the page. rate, share: of the candidate. again: the command for it alone."""
+
+    benchmark: Benchmark
+    badge: Badge
+    place: str
+    ratio: str
+    interval: Interval | None
+    rate: str
+    share: str
+    headline: str
+    again: str
+
+    @property
+    def name(self) -> str:
+        """The workload's."""
+        return self.benchmark.workload.name
+
+    @property
+    def told(self) -> bool:
+        """Whether the gate would not let it pass, so that it is told at length."""
+        return self.badge.name not in PASSING
+
+    @property
+    def measurements(self) -> tuple[tuple[str, Measurement], ...]:
+        """The candidate's, and the base's, if there is any."""
+        found = (("candidate", self.benchmark.candidate), ("base", self.benchmark.base))
+        return tuple((role, one) for role, one in found if one is not None)
+
+    @property
+    def kernels(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """What ran, and of whom: of nobody in particular, if there is but one or both ran the same."""
+        found = tuple((role, one.kernels) for role, one in self.measurements)
+        if len({kernels for _, kernels in found}) == 1:
+            found = (("", found[0][1]),)
+        return tuple((role, kernels) for role, kernels in found if kernels)
+
+
+@dataclass(frozen=True)
+class View:
+    """The latest run of one candidate, with what earlier ones add. prefix: of every anchor."""
+
+    run: Benchmarks
+    rows: tuple[Row, ...]
+    charts: tuple[Chart, ...]
+    history: tuple[Chart, ...]
+    changes: tuple[str, ...]
+    runs: int
+    prefix: str
+
+    @property
+    def verdict(self) -> Badge:
+        """The worst of its states, with how many there are of each."""
+        names = [row.badge.name for row in self.rows]
+        counts = ", ".join(
+            f"{names.count(badge.name)} {badge.word}" for badge in BADGES.values() if badge.name in names
+        )
+        worst = next((badge for badge in BADGES.values() if badge.name in names), BADGES["undecided"])
+        return replace(worst, word=counts or "nothing was timed")
+
+    @property
+    def filters(self) -> tuple[tuple[Badge, int], ...]:
+        """Badges that occur, each with how often."""
+        names = [row.badge.name for row in self.rows]
+        return tuple((badge, names.count(badge.name)) for badge in BADGES.values() if badge.name in names)
+
+    @property
+    def machine(self) -> tuple[tuple[str, str], ...]:
+        """The fingerprint, name by name."""
+        return facts(self.run.machine)
+
+    @property
+    def environment(self) -> tuple[tuple[str, str], ...]:
+        """Versions and settings."""
+        return facts(self.run.environment)
+
+    @property
+    def canary(self) -> str:
+        """What comparing the base with itself said, "" if that was not tried."""
+        canary = self.run.canary
+        return "" if canary is None else f"{ratio(canary)}, {BADGES[canary.verdict].word}"
+
+
+def bench_page(runs: Sequence[Benchmarks], match: Match) -> str:
+    """One self-contained page about the latest run of each candidate, and about how it came to that.
+
+    ValueError without any run; ModuleNotFoundError without Jinja2.
+    """
+    if not runs:
+        raise ValueError("there are no benchmarks to show")
+    found = ordered([Benchmarks.from_json(visible(run.to_json())) for run in runs])
+    candidates = list(dict.fromkeys(run.candidate for run in found))
+    views = []
+    for number, candidate in enumerate(candidates, 1):
+        own = [run for run in found if run.candidate == candidate]
+        views.append(_view(own, match, f"b{number}-" if len(candidates) > 1 else ""))
+    return rendered("bench.html", views=views, duration=duration, size=size, typical=typical, clocks=CLOCKS)
+
+
+def write_bench(runs: Sequence[Benchmarks], file: Path, match: Match) -> Path:
+    """Write the page to a file, whose folder is made where it is missing; OSError where that fails, else as above."""
+    text = bench_page(runs, match)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def again(run: Benchmarks, workload: Workload) -> str:
+    """The command that measures a workload of a run again, with those of its kind."""
+    against = "" if run.base is None else f" --vs {shlex.quote(run.base)}"
+    device = "" if workload.device == "cpu" else f" --device {shlex.quote(workload.device)}"
+    seed = f" --seed {run.seed}" if run.seed else ""
+    only = f"--only {workload.work} --dtype {workload.dtype}"
+    return f"attn-conformance bench {shlex.quote(run.candidate)}{against} {only}{device}{seed}"
+
+
+def facts(data: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Names and values of nested data, the names joined by spaces; what is None is left out."""
+    found: list[tuple[str, str]] = []
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            found += [(f"{name} {inner}", text) for inner, text in facts(value)]
+        elif isinstance(value, float):
+            found.append((name, f"{value:.4g}"))
+        elif isinstance(value, list | tuple):
+            found.append((name, ", ".join(map(str, value))))
+        elif value is not None:
+            found.append((name, str(value)))
+    return tuple(found)
+
+
+def _view(own: Sequence[Benchmarks], match: Match, prefix: str) -> View:
+    latest = own[-1]
+    widest = _widest(latest)
+    rows = tuple(
+        _row(latest, benchmark, number, widest) for number, benchmark in enumerate(latest.benchmarks)
+    )
+    series = histories(own, match)
+    changed = tuple(
+        f"{one.workload.name}: {change.ratio:.2f} times as before from {one.points[change.at].label or 'a run'} on"
+        for one in series
+        for change in one.changes
+    )
+    order = sorted(series, key=lambda one: not one.changes)
+    charts = tuple(_history(one) for one in order)
+    return View(latest, rows, _by_size(latest), charts, changed, len(own), prefix)
+
+
+def _row(run: Benchmarks, benchmark: Benchmark, number: int, widest: float) -> Row:
+    command = again(run, benchmark.workload)
+    found = outcome(benchmark, run.rule, command)
+    decision, time, work = benchmark.decision, typical(benchmark.candidate), benchmark.workload
+    interval = None
+    if decision is not None:
+        axis = Axis(1 / widest, widest, 0, 100)
+        low = max(decision.low, 1e-9)
+        places = (low, decision.ratio, decision.high, 1 + run.rule.margin, 1 + run.rule.delta)
+        interval = Interval(*map(axis, places))
+    return Row(
+        benchmark,
+        BADGES[found.state],
+        f"workload-{number + 1}",
+        "" if decision is None else ratio(decision),
+        interval,
+        "" if not time else _rate(work, time),
+        "",
+        found.headline.partition(": ")[2],
+        command,
+    )
+
+
+def _rate(work: Workload, time: float) -> str:
+    """Work in a second: operations, or for decoding, which waits for memory, bytes."""
+    if work.work == "decode":
+        return f"{work.bytes / time / 1e9:.3g} GB/s"
+    rate = work.flops / time
+    return f"{rate / 1e12:.3g} TFLOP/s" if rate >= 1e12 else f"{rate / 1e9:.3g} GFLOP/s"
+
+
+def _widest(run: Benchmarks) -> float:
+    """The ratio at the edge of the intervals' drawings."""
+    decisions = [benchmark.decision for benchmark in run.benchmarks if benchmark.decision is not None]
+    furthest = [max(decision.high, 1 / max(decision.low, 1e-9)) for decision in decisions]
+    return min(WIDEST, max([NARROWEST, *furthest]))
+
+
+def _by_size(run: Benchmarks) -> tuple[Chart, ...]:
+    """A chart for all workloads that differ in their lengths alone, if they are two or more."""
+    groups: dict[Workload, list[Benchmark]] = {}
+    for benchmark in run.benchmarks:
+        if benchmark.candidate.seconds:
+            groups.setdefault(replace(benchmark.workload, T=1, S=1), []).append(benchmark)
+    return tuple(
+        _times(run, sorted(group, key=lambda b: b.workload.S))
+        for group in groups.values()
+        if len({benchmark.workload.S for benchmark in group}) > 1
+    )
+
+
+def _times(run: Benchmarks, group: Sequence[Benchmark]) -> Chart:
+    work = group[0].workload
+    sizes = [benchmark.workload.S for benchmark in group]
+    times = [time for b in group for one in (b.candidate, b.base) if one and (time := typical(one))]
+    x = spread_out(sizes, LEFT, WIDTH - RIGHT)
+    y = spread_out(times, HEIGHT - BOTTOM, TOP)
+    lines = [_line(run.candidate, "first", group, lambda b: b.candidate, x, y)]
+    if any(b.base and b.base.seconds for b in group):
+        lines.append(_line(run.base or "base", "second", group, lambda b: b.base, x, y))
+    title = f"{work.work}{', causal' if work.is_causal else ''}, {work.dtype}"
+    heads = str(work.H) if work.Hkv in (None, work.H) else f"{work.H} over {work.Hkv}"
+    shape = f"B={work.B}, H={heads}, D={work.D}"
+    said = "; ".join(f"S={b.workload.S}: {duration(typical(b.candidate) or 0)}" for b in group)
+    return Chart(
+        f"{title} ({shape})",
+        f"Time by number of keys, of {run.candidate}: {said}",
+        "keys",
+        "time",
+        doublings(sizes, x),
+        ticks(y, duration_tick),
+        tuple(lines),
+    )
+
+
+def _line(
+    name: str,
+    tone: str,
+    group: Sequence[Benchmark],
+    of: Callable[[Benchmark], Measurement | None],
+    x: Axis,
+    y: Axis,
+) -> Line:
+    """Medians with the ranges between their quartiles."""
+    marks, ranges = [], []
+    for benchmark in group:
+        one = of(benchmark)
+        time = typical(one) if one else None
+        if one is None or not time:
+            continue
+        marks.append(
+            Mark(x(benchmark.workload.S), y(time), f"{name}, S={benchmark.workload.S}: {duration(time)}")
+        )
+        low, _, high = quantiles(one.seconds, n=4) if len(one.seconds) > 1 else (time, time, time)
+        ranges.append((y(max(low, 1e-12)), y(max(high, 1e-12))))
+    return Line(name, tone, tuple(marks), tuple(ranges))
+
+
+def duration_tick(seconds: float) -> str:
+    """A time at a tick, without digits that say nothing."""
+    for unit, one in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
+        if seconds >= 0.9995 * one or unit == "ns":
+            return f"{seconds / one:.4g} {unit}"
+    raise AssertionError
+
+
+def _history(series: Series) -> Chart:
+    """Values run by run, with a level for each part between changes."""
+    values = [point.value for point in series.points]
+    y = spread_out(values, HEIGHT - BOTTOM, TOP, room=0.15)
+    last = len(values) - 1
+    inner = 12
+
+    def x(place: float) -> float:
+        return LEFT + inner + place / last * (WIDTH - RIGHT - LEFT - 2 * inner)
+
+    def text(value: float) -> str:
+        return duration(value) if series.base is None else f"{value:.3f}"
+
+    marks = tuple(
+        Mark(x(number), y(point.value), f"{point.label or f'run {number + 1}'}: {text(point.value)}")
+        for number, point in enumerate(series.points)
+    )
+    cuts = [change.at for change in series.changes]
+    ends = (0, *cuts, len(values))
+    steps = tuple(
+        Step(x(start - 0.3), x(end - 0.7), y(sorted(values[start:end])[(end - start) // 2]))
+        for start, end in pairwise(ends)
+    )
+    what = "time" if series.base is None else f"ratio to {series.base}"
+    found = f"{len(cuts)} change{'' if len(cuts) == 1 else 's'} found" if cuts else "no change found"
+    said = "; ".join(mark.what for mark in marks)
+    return Chart(
+        series.workload.name,
+        f"The {what} over {len(values)} runs, {found}: {said}",
+        f"runs, {found}",
+        what,
+        _run_ticks(len(values), x),
+        ticks(y, duration_tick if series.base is None else lambda value: f"{value:.3g}"),
+        (Line(series.target, "first", marks),),
+        steps,
+        tuple(x(cut - 0.5) for cut in cuts),
+    )
+
+
+def _run_ticks(count: int, x: Callable[[float], float]) -> tuple[Tick, ...]:
+    """The numbers of some runs, from 1."""
+    step = max(1, -(-count // 8))
+    return tuple(Tick(x(number), str(number + 1)) for number in range(0, count, step))
