@@ -122,8 +122,13 @@ def parser() -> argparse.ArgumentParser:
         )
     run.add_argument("--quiet", action="store_true", help="failures and the verdict only")
 
-    report = verbs.add_parser("report", help="result files as pages: one implementation, or many as a matrix")
-    report.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
+    report = verbs.add_parser(
+        "report",
+        help="result files as pages: one implementation, or many as a matrix; benchmarks and their history",
+    )
+    report.add_argument(
+        "results", nargs="+", type=Path, metavar="RESULT.json", help="of run --json or bench --json"
+    )
     report.add_argument("--html", type=Path, metavar="DIR", help="write index.html and what it needs there")
     report.add_argument(
         "--expect",

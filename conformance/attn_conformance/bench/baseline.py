@@ -37,19 +37,19 @@ class Refused(ValueError):
     """The stored file says nothing about this run."""
 
 
-def against(now: Benchmarks, stored: Benchmarks, match: Match) -> Benchmarks:
+def against(now: Benchmarks, stored: Benchmarks, match: Match, benchmarks: int | None = None) -> Benchmarks:
     """The run, each of its benchmarks decided against the stored one of its workload and clock.
 
     The stored candidate becomes the base. Where both runs have timed the same version of the same base beside the
     candidate, the ratios to it are compared, else the seconds. What the file does not have is a problem, never a pass.
-    Refused if the machines do not match.
+    Refused if the machines do not match. benchmarks: among how many alpha is shared, if not among the run's own.
     """
     reason = match(stored.machine, now.machine)
     if reason is not None:
         raise Refused(f"the baseline is of another machine: {reason}; record one here, or {ADVICE}")
     earlier = {benchmark.workload: benchmark for benchmark in stored.benchmarks}
     made = tuple(
-        _one(benchmark, earlier.get(benchmark.workload), now.rule, len(now.benchmarks))
+        _one(benchmark, earlier.get(benchmark.workload), now.rule, benchmarks or len(now.benchmarks))
         for benchmark in now.benchmarks
     )
     return replace(now, base=stored.candidate, benchmarks=made)

@@ -55,13 +55,10 @@ def run(
     where a target cannot be called, ValueError where they cannot be compared or nothing can be asked.
     """
     begun = time.monotonic()
-    new = _subject(candidate, narrowing)
-    old = None if base is None else _subject(base, replace(narrowing, convention=None))
-    if old is not None and old.kind != new.kind:
-        raise ValueError(f"{candidate} is a {new.kind} and {base} a {old.kind}: they do not do the same work")
+    new, old = comparable(candidate, base, narrowing)
     if workloads is None:
         workloads = grid(new.kind, narrowing.device, narrowing.dtypes, only)
-    todo, left_out = _asked(workloads, new, old)
+    todo, left_out = asked(workloads, new, old)
     if not todo:
         reasons = dict.fromkeys(out.reason for out in left_out)
         raise ValueError(f"nothing can be asked of {candidate}: {'; '.join(reasons) or 'no workload'}")
@@ -83,7 +80,7 @@ def run(
             posing = Posing(workload, new, old, rule, total, (seed, number))
             found.append(posing.benchmark(timer))
     if old is not None and (canary is None or canary.verdict != "fine"):
-        found = [_discounted(benchmark) for benchmark in found]
+        found = [discounted(benchmark) for benchmark in found]
     return Benchmarks(
         candidate,
         base,
@@ -99,6 +96,15 @@ def run(
     )
 
 
+def comparable(candidate: str, base: str | None, narrowing: Narrowing) -> tuple[Subject, Subject | None]:
+    """The subjects of a candidate and of its base, if there is one; errors as of `run`."""
+    new = _subject(candidate, narrowing)
+    old = None if base is None else _subject(base, replace(narrowing, convention=None))
+    if old is not None and old.kind != new.kind:
+        raise ValueError(f"{candidate} is a {new.kind} and {base} a {old.kind}: they do not do the same work")
+    return new, old
+
+
 def _subject(target: str, narrowing: Narrowing) -> Subject:
     found, refused = subject(target, narrowing)
     if "OUT-1" in refused:
@@ -106,7 +112,7 @@ def _subject(target: str, narrowing: Narrowing) -> Subject:
     return found
 
 
-def _asked(workloads: Iterable[Workload], *subjects: Subject | None) -> tuple[list[Workload], list[LeftOut]]:
+def asked(workloads: Iterable[Workload], *subjects: Subject | None) -> tuple[list[Workload], list[LeftOut]]:
     """The workloads that can be posed to all, and the others with the reason."""
     todo, left_out = [], []
     for workload in workloads:
@@ -119,7 +125,7 @@ def _asked(workloads: Iterable[Workload], *subjects: Subject | None) -> tuple[li
     return todo, left_out
 
 
-def _discounted(benchmark: Benchmark) -> Benchmark:
+def discounted(benchmark: Benchmark) -> Benchmark:
     """Without its verdict: the canary says that none counts."""
     if benchmark.decision is None:
         return benchmark

@@ -27,6 +27,12 @@ MISSING = (
 )
 OFF = "benchmarks were judged, but not kept: pytest-benchmark is switched off"
 
+PROPERTY = "benchmark"
+"""The property of a test's report, and in JUnit, that has what came of it in a line."""
+
+UNKEPT = "benchmark-unkept"
+"""The property of a test whose samples pytest-benchmark does not take."""
+
 
 class Clock:
     """A timer that moves only when it is told to; starting each round at 0, it returns samples to the last bit."""
@@ -110,9 +116,67 @@ def extra(benchmark: Benchmark, rule: Rule, machine: Mapping[str, Any]) -> dict[
     return kept
 
 
-def marks(config: pytest.Config, group: str) -> tuple[list[pytest.MarkDecorator], Clock | None]:
-    """Marks for a test whose rounds will be replayed, and the clock they name; nothing without pytest-benchmark."""
+def marks(config: pytest.Config, group: str) -> list[pytest.MarkDecorator]:
+    """Marks for a test whose rounds will be replayed: with a clock of its own, if there is pytest-benchmark."""
     if not config.pluginmanager.hasplugin(PLUGIN):
-        return [], None
-    clock = Clock()
-    return [pytest.mark.benchmark(timer=clock, group=group)], clock
+        return []
+    return [pytest.mark.benchmark(timer=Clock(), group=group)]
+
+
+def plugin(config: pytest.Config) -> object:
+    """A plugin of pytest that gives tests their view, and says at the end what became of them."""
+    return Kept() if config.pluginmanager.hasplugin(PLUGIN) else Told()
+
+
+class Told:
+    """Without pytest-benchmark: what came of each benchmark is told at the end, and how to keep it."""
+
+    @pytest.fixture
+    def attn_view(self) -> View:
+        """A view that shows nothing."""
+        return View()
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """A line for each benchmark."""
+        lines = _lines(terminalreporter)
+        if lines:
+            terminalreporter.section("benchmarks of attention")
+            for line in lines:
+                terminalreporter.write_line(line)
+            self.remark(terminalreporter)
+
+    def remark(self, reporter: pytest.TerminalReporter) -> None:
+        """What to say of their keeping."""
+        reporter.write_line(MISSING)
+
+
+class Kept(Told):
+    """With pytest-benchmark."""
+
+    @pytest.fixture
+    def attn_view(self, request: pytest.FixtureRequest, benchmark: Fixture) -> View:
+        """A view into pytest-benchmark."""
+        mark = request.node.get_closest_marker("benchmark")
+        if not benchmark.enabled:
+            request.node.user_properties.append((UNKEPT, True))
+        return View(benchmark, mark.kwargs["timer"])
+
+    def remark(self, reporter: pytest.TerminalReporter) -> None:
+        """Nothing, unless it is switched off."""
+        if any(name == UNKEPT for report in _reports(reporter) for name, _ in report.user_properties):
+            reporter.write_line(OFF)
+
+
+def _reports(reporter: pytest.TerminalReporter) -> list[pytest.TestReport]:
+    found = [report for reports in reporter.stats.values() for report in reports]
+    return [report for report in found if isinstance(report, pytest.TestReport) and report.when == "call"]
+
+
+def _lines(reporter: pytest.TerminalReporter) -> list[str]:
+    """What came of each benchmark, workers' included."""
+    return [
+        str(text)
+        for report in _reports(reporter)
+        for name, text in report.user_properties
+        if name == PROPERTY
+    ]

@@ -22,6 +22,7 @@ from attn_conformance.bench.gate import (
     typical,
 )
 from attn_conformance.bench.history import Series, histories, ordered
+from attn_conformance.bench.machine import match, shares
 from attn_conformance.bench.results import Benchmark, Benchmarks, Measurement
 from attn_conformance.bench.workloads import Workload
 from attn_conformance.report.html import rendered
@@ -56,6 +57,9 @@ BADGES: dict[State, Badge] = {
     "measured": Badge("measured", "measured", "○", "seen", "nothing to compare with was asked for"),
 }
 """Marks of benchmarks, in the order in which people look for them."""
+
+CEILINGS = {"compute": "matrix products", "memory": "reading"}
+"""What the machine was measured to do at the most, and shares are of."""
 
 NARROWEST, WIDEST = 1.1, 1.25
 """The ratio at the edge of the drawings of intervals: what lies further out is drawn there."""
@@ -141,8 +145,9 @@ class View:
 
     @property
     def machine(self) -> tuple[tuple[str, str], ...]:
-        """The fingerprint, name by name."""
-        return facts(self.run.machine)
+        """The fingerprint, name by name, without what is not known; its ceilings in units."""
+        rest = {name: value for name, value in self.run.machine.items() if name != "ceilings"}
+        return (*facts(rest), *_ceilings(self.run.machine.get("ceilings")))
 
     @property
     def environment(self) -> tuple[tuple[str, str], ...]:
@@ -156,7 +161,7 @@ class View:
         return "" if canary is None else f"{ratio(canary)}, {BADGES[canary.verdict].word}"
 
 
-def bench_page(runs: Sequence[Benchmarks], match: Match) -> str:
+def bench_page(runs: Sequence[Benchmarks], match: Match = match) -> str:
     """One self-contained page about the latest run of each candidate, and about how it came to that.
 
     ValueError without any run; ModuleNotFoundError without Jinja2.
@@ -172,9 +177,9 @@ def bench_page(runs: Sequence[Benchmarks], match: Match) -> str:
     return rendered("bench.html", views=views, duration=duration, size=size, typical=typical, clocks=CLOCKS)
 
 
-def write_bench(runs: Sequence[Benchmarks], file: Path, match: Match) -> Path:
+def write_bench(runs: Sequence[Benchmarks], file: Path) -> Path:
     """Write the page to a file, whose folder is made where it is missing; OSError where that fails, else as above."""
-    text = bench_page(runs, match)
+    text = bench_page(runs)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
     return file
@@ -187,6 +192,20 @@ def again(run: Benchmarks, workload: Workload) -> str:
     seed = f" --seed {run.seed}" if run.seed else ""
     only = f"--only {workload.work} --dtype {workload.dtype}"
     return f"attn-conformance bench {shlex.quote(run.candidate)}{against} {only}{device}{seed}"
+
+
+def _ceilings(data: object) -> tuple[tuple[str, str], ...]:
+    """Measured ceilings: products by dtype in flop/s, reading and copying in bytes per second."""
+    found = facts(data) if isinstance(data, Mapping) else ()
+    units = {"gemm": "GFLOP/s", "read": "GB/s", "copy": "GB/s"}
+    told = []
+    for name, text in found:
+        unit = units.get(name.partition(" ")[0])
+        try:
+            told.append((name, text if unit is None else f"{float(text) / 1e9:.3g} {unit}"))
+        except ValueError:
+            told.append((name, text))
+    return tuple(told)
 
 
 def facts(data: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -238,7 +257,7 @@ def _row(run: Benchmarks, benchmark: Benchmark, number: int, widest: float) -> R
         "" if decision is None else ratio(decision),
         interval,
         "" if not time else _rate(work, time),
-        "",
+        _share(benchmark, run.machine),
         found.headline.partition(": ")[2],
         command,
     )
@@ -250,6 +269,15 @@ def _rate(work: Workload, time: float) -> str:
         return f"{work.bytes / time / 1e9:.3g} GB/s"
     rate = work.flops / time
     return f"{rate / 1e12:.3g} TFLOP/s" if rate >= 1e12 else f"{rate / 1e9:.3g} GFLOP/s"
+
+
+def _share(benchmark: Benchmark, machine: Mapping[str, Any]) -> str:
+    """Share of the ceiling that is nearer, "" where none is known."""
+    found = shares(benchmark.candidate, benchmark.workload, machine)
+    if not found:
+        return ""
+    name = max(found, key=lambda one: found[one])
+    return f"{found[name]:.0%} of {CEILINGS[name]}"
 
 
 def _widest(run: Benchmarks) -> float:
