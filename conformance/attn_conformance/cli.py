@@ -124,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
 
     report = verbs.add_parser(
         "report",
-        help="result files as pages: one implementation, or many as a matrix; benchmarks and their history",
+        help="result files as pages: one implementation, a matrix, benchmarks and their history",
     )
     report.add_argument(
         "results", nargs="+", type=Path, metavar="RESULT.json", help="of run --json or bench --json"
@@ -259,6 +259,12 @@ def _bench(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     bench.add_argument("target", metavar="TARGET", help="as for run")
     bench.add_argument("--vs", metavar="TARGET", help="the base that it must not be slower than")
     bench.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        help="an earlier --json of this machine that it must not be slower than; on shared CPUs mostly inconclusive",
+    )
+    bench.add_argument(
         "--only",
         type=names,
         default=(),
@@ -268,6 +274,8 @@ def _bench(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     bench.add_argument("--seed", type=int, default=0, help="of inputs and of the order of rounds (default 0)")
     _narrowing(bench)
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the result file")
+    bench.add_argument("--html", type=Path, metavar="FILE", help="write a page that stands alone")
+    bench.add_argument("--markdown", type=Path, metavar="FILE", help="write a summary for a pull request")
     bench.add_argument("--quiet", action="store_true", help="what does not count and the verdict only")
 
 

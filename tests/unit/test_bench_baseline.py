@@ -61,7 +61,9 @@ def decided(now: Benchmarks, stored: Benchmarks) -> Benchmark:
 
 
 def test_another_machine_is_refused_with_the_reason() -> None:
-    with pytest.raises(Refused, match=r"another machine: it is called b, not a; record one here, or time both"):
+    with pytest.raises(
+        Refused, match=r"another machine: it is called b, not a; record one here, or time both"
+    ):
         against(run(1.0), run(1.0, machine="b"), match)
 
 

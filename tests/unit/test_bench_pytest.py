@@ -1,4 +1,4 @@
-"""Benchmarks inside pytest, as a stranger's CI meets them; implementations say how long they take, so no time passes."""
+"""Benchmarks inside pytest, as a stranger's CI meets them; implementations say how long they take: no clock runs."""
 
 from __future__ import annotations
 
@@ -49,6 +49,14 @@ asking.grid = lambda *given: WORKLOADS
 asking.clock_for = lambda border, device: HostClock("thread", ticks.read, ticks.read, ticks.read)
 asking.machines.fingerprint = lambda *given: {"device": "cpu", "cpu": "imagined", "ceilings": {}}
 """
+STORING = """
+import faked, json
+from attn_conformance.bench import asking
+from attn_conformance.targets import Narrowing
+bench = asking.opened("mypkg.timed:base", asking.Terms(None, None, Narrowing(), 0, False))
+run = bench.run(*map(bench.measured, bench.workloads))
+open("stored.json", "w").write(json.dumps(run.to_json()))
+"""
 FORWARD, DECODE = "forward-b1-h2-t8-s8-d4-float32", "decode-b1-h2-t1-s8-d4-float32"
 
 
@@ -69,12 +77,7 @@ def bench(folder: pytest.Pytester, target: str, *arguments: str) -> pytest.RunRe
 
 def stored(folder: pytest.Pytester, **changes: str) -> str:
     """A file of benchmarks of mypkg.timed:base, as its command line would write it, with texts replaced."""
-    script = (
-        "import faked, json; from attn_conformance.bench import asking as a; from attn_conformance.targets import Narrowing;"
-        "b = a.opened('mypkg.timed:base', a.Terms(None, None, Narrowing(), 0, False));"
-        "open('stored.json', 'w').write(json.dumps(b.run(*map(b.measured, b.workloads)).to_json()))"
-    )
-    done = folder.run(sys.executable, "-c", script)
+    done = folder.run(sys.executable, "-c", STORING)
     assert done.ret == 0, done.stderr.str()
     path = folder.path / "stored.json"
     text = path.read_text(encoding="utf-8")
@@ -88,7 +91,9 @@ def stored(folder: pytest.Pytester, **changes: str) -> str:
 def test_one_test_a_workload_and_a_line_for_each(folder: pytest.Pytester) -> None:
     result = bench(folder, "same", "--attn-vs", "mypkg.timed:base", "-v", "-W", "error", "--strict-markers")
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines([f"*::test_bench[[]{FORWARD}[]] PASSED*", f"*::test_bench[[]{DECODE}[]] PASSED*"])
+    result.stdout.fnmatch_lines(
+        [f"*::test_bench[[]{FORWARD}[]] PASSED*", f"*::test_bench[[]{DECODE}[]] PASSED*"]
+    )
     result.stdout.re_match_lines(
         [".*= benchmarks of attention =.*", rf"{FORWARD}: not slower: (0\.99|1\.00)\d \(.*; below 1\.05$"]
     )
@@ -106,7 +111,7 @@ def test_a_regression_is_an_ordinary_failure_that_says_what_to_do(folder: pytest
             r"  again: attn-conformance bench mypkg\.timed:slower --vs mypkg\.timed:base --only forward .*",
         ]
     )
-    cases = ElementTree.parse(folder.path / "junit.xml").getroot().findall(".//testcase")  # noqa: S314
+    cases = ElementTree.parse(folder.path / "junit.xml").getroot().findall(".//testcase")
     assert len(cases) == 2
     assert all("slower: 1.08" in case.find("failure").attrib["message"] for case in cases)  # type: ignore[union-attr]
 
@@ -187,11 +192,14 @@ def test_without_pytest_benchmark_the_gate_stands_and_says_what_is_missing(folde
     arguments = ("--attn-vs", "mypkg.timed:base", "-p", "no:benchmark", "--strict-markers", "-W", "error")
     result = bench(folder, "slower", *arguments)
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["*not kept: tables, files and histograms come with pip install 'attn-conformance[[]bench[]]'"])
+    said = "*not kept: tables, files and histograms come with pip install 'attn-conformance[[]bench[]]'"
+    result.stdout.fnmatch_lines([said])
     bench(folder, "same", *arguments).assert_outcomes(passed=2)
 
 
-@pytest.mark.parametrize("arguments", [("-n", "2", "--dist", "loadgroup"), ("-n", "1"), ("--benchmark-disable",)])
+@pytest.mark.parametrize(
+    "arguments", [("-n", "2", "--dist", "loadgroup"), ("-n", "1"), ("--benchmark-disable",)]
+)
 def test_the_gate_stands_where_pytest_benchmark_is_switched_off(
     folder: pytest.Pytester, arguments: tuple[str, ...]
 ) -> None:
@@ -202,8 +210,12 @@ def test_the_gate_stands_where_pytest_benchmark_is_switched_off(
     result.stdout.fnmatch_lines([f"*{FORWARD}: slower: *", "*not kept: pytest-benchmark is switched off"])
 
 
-@pytest.mark.parametrize("arguments", [("-n", "2"), ("-n", "2", "--dist", "loadscope"), ("--tx", "2*popen", "-d")])
-def test_workers_that_would_time_at_once_are_refused(folder: pytest.Pytester, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [("-n", "2"), ("-n", "2", "--dist", "loadscope"), ("--tx", "2*popen", "-d")]
+)
+def test_workers_that_would_time_at_once_are_refused(
+    folder: pytest.Pytester, arguments: tuple[str, ...]
+) -> None:
     pytest.importorskip("xdist")
     result = bench(folder, "same", "--attn-vs", "mypkg.timed:base", *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -214,7 +226,14 @@ def test_workers_that_would_time_at_once_are_refused(folder: pytest.Pytester, ar
 
 
 def test_benchmarks_are_for_those_who_ask_for_them(folder: pytest.Pytester) -> None:
-    arguments = ("--pyargs", "attn_conformance.suite", "--attn-impl", "mypkg.timed:base", "--collect-only", "-q")
+    arguments = (
+        "--pyargs",
+        "attn_conformance.suite",
+        "--attn-impl",
+        "mypkg.timed:base",
+        "--collect-only",
+        "-q",
+    )
     assert "test_bench" not in folder.runpytest_subprocess(*arguments).stdout.str()
     both = folder.runpytest_subprocess("-p", "faked", *arguments, "--attn-bench").stdout.str()
     assert f"test_bench[{FORWARD}]" in both
@@ -256,7 +275,9 @@ def test_a_baseline_of_this_machine_decides_what_it_can(folder: pytest.Pytester)
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines([f"{FORWARD}: inconclusive: 1.0*time both in one run instead*--vs TARGET"])
     source = (folder.path / "mypkg" / "timed.py").read_text(encoding="utf-8")
-    (folder.path / "mypkg" / "timed.py").write_text(f"{source}\nhalf, double = timed(3), timed(12)\n", encoding="utf-8")
+    (folder.path / "mypkg" / "timed.py").write_text(
+        f"{source}\nhalf, double = timed(3), timed(12)\n", encoding="utf-8"
+    )
     bench(folder, "half", "--attn-baseline", path).assert_outcomes(passed=2)
     twice = bench(folder, "double", "--attn-baseline", path)
     twice.assert_outcomes(failed=2)
@@ -268,12 +289,16 @@ def test_a_baseline_of_another_machine_is_refused_and_nothing_timed(folder: pyte
     result = bench(folder, "same", "--attn-baseline", path)
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
-        [f"{FORWARD}: the baseline is of another machine: the CPU differs: another and imagined; *--vs TARGET"]
+        [
+            f"{FORWARD}: the baseline is of another machine: the CPU differs: another and imagined; *--vs TARGET"
+        ]
     )
     assert " ms" not in result.stdout.str()
 
 
-def test_a_workload_that_the_baseline_lacks_fails_and_one_it_has_alone_is_skipped(folder: pytest.Pytester) -> None:
+def test_a_workload_that_the_baseline_lacks_fails_and_one_it_has_alone_is_skipped(
+    folder: pytest.Pytester,
+) -> None:
     path = stored(folder, **{'"T": 8': '"T": 7'})
     result = bench(folder, "base", "--attn-baseline", path)
     result.assert_outcomes(failed=2, skipped=1)

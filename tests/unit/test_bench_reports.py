@@ -42,7 +42,9 @@ def measurement(target: str = "my.pkg:fast", time: float = 1e-3, **changes: Any)
     return replace(made, **changes)
 
 
-def benchmark(work: Workload = WORKS[0], verdict: str = "fine", ratio: float = 1.0, **changes: Any) -> Benchmark:
+def benchmark(
+    work: Workload = WORKS[0], verdict: str = "fine", ratio: float = 1.0, **changes: Any
+) -> Benchmark:
     decision = Decision(verdict, ratio, ratio * 0.99, ratio * 1.01, 0.004, 20)  # type: ignore[arg-type]
     base = measurement("torch-sdpa", 1e-3, version="2.13.0")
     made = Benchmark(work, "thread", measurement(time=1e-3 * ratio), base, decision)
@@ -51,7 +53,9 @@ def benchmark(work: Workload = WORKS[0], verdict: str = "fine", ratio: float = 1
 
 SLOWER = benchmark(WORKS[1], "regressed", 1.083)
 NOISY = benchmark(WORKS[2], "inconclusive", 1.01)
-WRONG = benchmark(WORKS[3], candidate=measurement(seconds=(), problem="differs from the reference"), decision=None)
+WRONG = benchmark(
+    WORKS[3], candidate=measurement(seconds=(), problem="differs from the reference"), decision=None
+)
 MISSING = benchmark(DECODE, base=None, decision=None, problem="the baseline has no such workload")
 ALONE = benchmark(base=None, decision=None)
 ALL = (benchmark(), SLOWER, NOISY, WRONG, MISSING)
@@ -119,7 +123,9 @@ def test_what_is_not_known_says_why_and_what_to_do() -> None:
     assert "noisy canary" in told(replace(NOISY, problem="noisy canary")).headline
     assert told(WRONG).headline.endswith("its time does not count: differs from the reference")
     assert told(MISSING).headline.endswith("undecided: the baseline has no such workload")
-    assert told(replace(MISSING, problem=None, base=measurement(problem="crashed"))).headline.endswith("crashed")
+    assert told(replace(MISSING, problem=None, base=measurement(problem="crashed"))).headline.endswith(
+        "crashed"
+    )
     assert told(ALONE).headline.endswith("float32: 1.00 ms")
     assert "no time" in told(WRONG).text
 
@@ -233,7 +239,10 @@ def test_a_page_says_how_each_workload_did() -> None:
     assert "✗ 1 slower, 1 wrong, 1 undecided, 1 inconclusive, 1 not slower" in found.words
     assert "1.083 (1.072 to 1.094)" in found.words
     assert "slower: 1.083 (1.072 to 1.094) times the base's time" in found.words
-    assert "attn-conformance bench my.pkg:fast --vs torch-sdpa --only forward --dtype float32 --seed 3" in found.words
+    assert (
+        "attn-conformance bench my.pkg:fast --vs torch-sdpa --only forward --dtype float32 --seed 3"
+        in found.words
+    )
     assert "base against itself 1.001 (0.990 to 1.010), not slower" in found.words
     assert "a CPU" in found.words
     assert [row["data-mark"] for row in found.all("tr", role="row") if "data-mark" in row] == [
@@ -244,7 +253,9 @@ def test_a_page_says_how_each_workload_did() -> None:
 
 def test_intervals_lie_where_the_ratios_are() -> None:
     found = page(run(*ALL))
-    ranges = [line for line in found.all("line") if line.get("class") == "range" and line["y1"] == line["y2"] == "6"]
+    ranges = [
+        line for line in found.all("line") if line.get("class") == "range" and line["y1"] == line["y2"] == "6"
+    ]
     places = [tuple(float(str(line[x])) for x in ("x1", "x2")) for line in ranges]
     assert len(places) == 3
     assert places[0][0] < 50 < places[0][1]
@@ -267,7 +278,9 @@ def test_history_is_drawn_with_its_changes() -> None:
     assert "the latest of 20 runs" in found.words
     assert "1.20 times as before from 1.12 2026-01-13 on" in found.words
     (chart,) = found.all("svg", role="img")
-    assert str(chart["aria-label"]).startswith("The ratio to torch-sdpa over 20 runs, 1 change found: 1.0 2026-01-01")
+    assert str(chart["aria-label"]).startswith(
+        "The ratio to torch-sdpa over 20 runs, 1 change found: 1.0 2026-01-01"
+    )
     assert "No change was found" in page(*runs[:3]).words
 
 
@@ -332,7 +345,10 @@ def rendered(text: str) -> Page:
 def test_a_summary_has_what_did_not_pass_first_and_the_rest_folded() -> None:
     text = summary(run(*ALL))
     found = rendered(text)
-    assert "my.pkg:fast against torch-sdpa: 1 slower, 1 wrong, 1 undecided, 1 inconclusive, 1 not slower" in found.words
+    assert (
+        "my.pkg:fast against torch-sdpa: 1 slower, 1 wrong, 1 undecided, 1 inconclusive, 1 not slower"
+        in found.words
+    )
     order = [found.words.index(one.workload.name) for one in (SLOWER, WRONG, MISSING, NOISY, ALL[0])]
     assert order == sorted(order)
     assert found.words.index("1 that passed") < order[-1]

@@ -14,7 +14,7 @@ import pytest
 
 from attn_conformance.asking import importing
 from attn_conformance.bench import machine as machines
-from attn_conformance.bench.baseline import Refused, against
+from attn_conformance.bench.baseline import Refused, against, checked
 from attn_conformance.bench.clocks import clock_for, quiet
 from attn_conformance.bench.gate import outcome
 from attn_conformance.bench.grids import grid
@@ -88,12 +88,13 @@ class Bench:
             0.0,
             None,
             benchmarks,
+            baseline=None if self.terms.baseline is None else str(self.terms.baseline),
         )
 
     def measured(self, workload: Workload) -> Benchmark:
         """What comes of a workload. Refused, before anything is timed, if the baseline is of another machine."""
         if self.stored is not None:
-            against(self.run(), self.stored, machines.match)
+            checked(self.stored, self.machine, machines.match)
         number = self.workloads.index(workload) + 1
         with quiet(self.new.border.name):
             canary = self.canary
@@ -102,7 +103,9 @@ class Bench:
         if canary is not None and (canary.decision is None or canary.decision.verdict != "fine"):
             found = discounted(found)
         if self.stored is not None:
-            (found,) = against(self.run(found), self.stored, machines.match, len(self.workloads)).benchmarks
+            (found,) = against(
+                self.run(found), self.stored, machines.match, benchmarks=len(self.workloads)
+            ).benchmarks
         return found
 
 

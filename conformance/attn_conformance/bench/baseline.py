@@ -37,22 +37,30 @@ class Refused(ValueError):
     """The stored file says nothing about this run."""
 
 
-def against(now: Benchmarks, stored: Benchmarks, match: Match, benchmarks: int | None = None) -> Benchmarks:
+def against(
+    now: Benchmarks, stored: Benchmarks, match: Match, name: str = "", benchmarks: int | None = None
+) -> Benchmarks:
     """The run, each of its benchmarks decided against the stored one of its workload and clock.
 
-    The stored candidate becomes the base. Where both runs have timed the same version of the same base beside the
-    candidate, the ratios to it are compared, else the seconds. What the file does not have is a problem, never a pass.
-    Refused if the machines do not match. benchmarks: among how many alpha is shared, if not among the run's own.
+    The stored candidate becomes each benchmark's base. Where both runs have timed the same version of one base beside
+    the candidate, the ratios to it are compared, else the seconds. What the file does not have is a problem, never a
+    pass. Refused if the machines do not match. name: of the file. benchmarks: among how many alpha is shared, if not
+    among the run's own.
     """
-    reason = match(stored.machine, now.machine)
-    if reason is not None:
-        raise Refused(f"the baseline is of another machine: {reason}; record one here, or {ADVICE}")
+    checked(stored, now.machine, match)
     earlier = {benchmark.workload: benchmark for benchmark in stored.benchmarks}
     made = tuple(
         _one(benchmark, earlier.get(benchmark.workload), now.rule, benchmarks or len(now.benchmarks))
         for benchmark in now.benchmarks
     )
-    return replace(now, base=stored.candidate, benchmarks=made)
+    return replace(now, baseline=name, benchmarks=made)
+
+
+def checked(stored: Benchmarks, machine: Mapping[str, Any], match: Match) -> None:
+    """Refused if a run on this machine cannot be held against the stored one."""
+    reason = match(stored.machine, machine)
+    if reason is not None:
+        raise Refused(f"the baseline is of another machine: {reason}; record one here, or {ADVICE}")
 
 
 def untimed(now: Benchmarks, stored: Benchmarks) -> tuple[Workload, ...]:
@@ -98,7 +106,8 @@ def _common(now: Benchmark, earlier: Benchmark) -> tuple[Measurement, Measuremen
     then, today = earlier.base, now.base
     if then is None or today is None or (then.target, then.version) != (today.target, today.version):
         return None
-    if then.problem is not None or today.problem is not None or then.kernels != today.kernels:
+    doubted = (then.problem, today.problem, earlier.problem, now.problem)
+    if any(problem is not None for problem in doubted) or then.kernels != today.kernels:
         return None
     paired = ((then, earlier.candidate), (today, now.candidate))
     if not all(one.seconds and len(one.seconds) == len(other.seconds) for one, other in paired):

@@ -66,7 +66,7 @@ class Benchmarks:
     """A run of benchmarks: what was asked, on which machine, and what came of it.
 
     machine: the fingerprint of `machine.fingerprint`. canary: the decision on two copies of the base (A/A), which has
-    to be fine. seconds: of the whole.
+    to be fine. seconds: of the whole. baseline: the file whose run each benchmark's base is from, None if none is.
     """
 
     candidate: str
@@ -80,6 +80,12 @@ class Benchmarks:
     canary: Decision | None
     benchmarks: tuple[Benchmark, ...]
     left_out: tuple[LeftOut, ...] = ()
+    baseline: str | None = None
+
+    @property
+    def against(self) -> str | None:
+        """What the candidate is held against, None for nothing."""
+        return self.base if self.baseline is None else f"the baseline {self.baseline}"
 
     def to_json(self) -> dict[str, Any]:
         """The file that `bench --json` writes. JSON has no infinite numbers: null stands for them."""

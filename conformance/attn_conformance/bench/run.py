@@ -20,6 +20,7 @@ from attn_conformance.bench.grids import grid, missing
 from attn_conformance.bench.pairs import Progress, Side, compare, measure
 from attn_conformance.bench.results import Benchmark, Benchmarks, LeftOut, Measurement
 from attn_conformance.bench.rule import Decision, Rule
+from attn_conformance.bench.verdict import CANARY
 from attn_conformance.bench.workloads import Workload
 from attn_conformance.endings import described, over
 from attn_conformance.environment import environment
@@ -27,8 +28,6 @@ from attn_conformance.judge import Failed
 from attn_conformance.loading import TargetError, place
 from attn_conformance.subject import Subject
 from attn_conformance.targets import Narrowing, subject
-
-CANARY = "two copies of the base were not found equal on this machine, so that no decision of this run counts"
 
 
 def silent(under_way: str, done: int, total: int) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attn_conformance.bench.baseline import ADVICE
 from attn_conformance.bench.results import Benchmarks
+
+CANARY = "two copies of the base were not found equal on this machine, so that no decision of this run counts"
+"""Why benchmarks are inconclusive whose run begins so."""
 
 QUIETER = (
     "measure on a quieter machine, or one at a time what is left open (--only), which needs fewer rounds each"
@@ -23,14 +27,14 @@ class Closing:
 def closing(run: Benchmarks) -> Closing:
     """The end of a run. What is inconclusive, and what does not count, is never a pass."""
     failed = [b for b in run.benchmarks if b.decision is None and b.problem] + [
-        b for b in run.benchmarks if run.base is None and b.candidate.problem
+        b for b in run.benchmarks if run.against is None and b.candidate.problem
     ]
     of = f"of {len(run.benchmarks)} workloads"
-    if run.base is None:
+    if run.against is None:
         if failed:
             return Closing(False, f"{len(failed)} {of} could not be measured")
         return Closing(True, f"{len(run.benchmarks)} workloads measured, each with results within the bound")
-    if run.canary is None or run.canary.verdict != "fine":
+    if run.baseline is None and (run.canary is None or run.canary.verdict != "fine"):
         ratio = "" if run.canary is None else f" (ratio {run.canary.ratio:.3f})"
         return Closing(
             False,
@@ -41,16 +45,17 @@ def closing(run: Benchmarks) -> Closing:
     slower, open_ = verdicts.count("regressed"), verdicts.count("inconclusive")
     rest = [f"{open_} inconclusive"] * bool(open_) + [f"{len(failed)} not comparable"] * bool(failed)
     if slower:
-        text = f"{run.candidate} is slower than {run.base} in {slower} {of}"
+        text = f"{run.candidate} is slower than {run.against} in {slower} {of}"
         return Closing(False, ", ".join([text, *rest]))
     if failed:
         return Closing(False, f"{len(failed)} {of} could not be compared")
     if open_:
         noisy = any(b.decision and b.decision.noise > run.rule.noise for b in run.benchmarks)
         why = QUIETER if noisy else "their differences are close to what is tolerated"
+        why = why if run.baseline is None else ADVICE
         which = "all" if open_ == len(run.benchmarks) else f"{open_} {of}"
         return Closing(False, f"{which} inconclusive, which is no pass: {why}")
     return Closing(
         True,
-        f"{run.candidate} is not slower than {run.base} by {run.rule.delta:.0%} or more in any {of}",
+        f"{run.candidate} is not slower than {run.against} by {run.rule.delta:.0%} or more in any {of}",
     )

@@ -14,14 +14,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from attn_conformance.bench import run as runs
-from attn_conformance.bench.machine import shares
+from attn_conformance.bench.baseline import against, checked, untimed
+from attn_conformance.bench.clocks import quiet
+from attn_conformance.bench.machine import Fingerprint, fingerprint, match, shares
 from attn_conformance.bench.results import Benchmark, Benchmarks, Measurement
 from attn_conformance.bench.verdict import closing
 from attn_conformance.commands.alarms import listed
 from attn_conformance.commands.run import writable
 from attn_conformance.files import put
 from attn_conformance.loading import TargetError
+from attn_conformance.report.bench import bench_page
 from attn_conformance.report.progress import Progress
+from attn_conformance.report.reading import read_benchmarks
+from attn_conformance.report.summary import summary
 from attn_conformance.targets import Narrowing
 
 STYLES = {"fine": "green", "regressed": "bold red", "inconclusive": "yellow"}
@@ -38,31 +43,50 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
     )  # read at import: else its profiler tells of memory freed
     try:
         writable(options)
-        result = measured(options)
+        stored = None if options.baseline is None else read_benchmarks(options.baseline)
+        result = measured(options, stored)
     except (TargetError, ValueError) as error:
         errors.print(f"cannot measure: {error}", markup=False)
         return 2
     if options.json is not None:
         put(options.json, json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
+    if options.html is not None:
+        put(options.html, bench_page([result]))
+    if options.markdown is not None:
+        put(options.markdown, summary(result))
     show(result, console, quiet=options.quiet)
+    if stored is not None:
+        listed("In the baseline, not timed", (w.name for w in untimed(result, stored)), console)
     return 0 if closing(result).ok else 1
 
 
-def measured(options: argparse.Namespace) -> Benchmarks:
-    """The run that the options ask for."""
+def measured(options: argparse.Namespace, stored: Benchmarks | None = None) -> Benchmarks:
+    """The run that the options ask for; against the stored one, if there is one: Refused before anything is timed."""
+    machine = None if stored is None else _same_machine(options, stored)
     narrowing = Narrowing(
         options.convention, options.add, options.drop, options.dtype, options.head_dims, options.device
     )
     name = f"bench {options.target}"
     with Progress(name, quiet=options.quiet, unit="workloads") as progress:
-        return runs.run(
+        result = runs.run(
             options.target,
             options.vs,
             narrowing=narrowing,
             only=options.only,
             seed=options.seed,
             progress=progress,
+            machine=machine,
         )
+    return result if stored is None else against(result, stored, match, name=str(options.baseline))
+
+
+def _same_machine(options: argparse.Namespace, stored: Benchmarks) -> Fingerprint:
+    """The fingerprint of this machine, which has to match."""
+    torch = "torch" in stored.machine
+    with quiet("torch" if torch else "numpy"):
+        machine = fingerprint(options.device, torch)
+    checked(stored, machine, match)
+    return machine
 
 
 def show(result: Benchmarks, console: Console, *, quiet: bool = False) -> None:
@@ -86,12 +110,12 @@ def show(result: Benchmarks, console: Console, *, quiet: bool = False) -> None:
 
 
 def _problems(result: Benchmarks) -> list[str]:
-    texts = [f"{b.workload.name}: {b.problem or b.candidate.problem}" for b in result.benchmarks]
-    return [
-        text
-        for text, b in zip(texts, result.benchmarks, strict=True)
-        if (b.problem or b.candidate.problem) and b.problem != runs.CANARY
-    ]
+    found = []
+    for benchmark in result.benchmarks:
+        problem = benchmark.problem if benchmark.decision is None else None
+        if text := problem or benchmark.candidate.problem:
+            found.append(f"{benchmark.workload.name}: {text}")
+    return found
 
 
 def _kernels(result: Benchmarks) -> list[str]:
@@ -108,7 +132,7 @@ def _kernels(result: Benchmarks) -> list[str]:
 def _table(result: Benchmarks) -> Table:
     grid = Table(show_edge=False, pad_edge=False, title=_title(result), title_justify="left")
     grid.add_column("workload")
-    names = ["base\nms", "candidate\nms", "ratio [low, high]", "verdict"] if result.base else ["ms"]
+    names = ["base\nms", "candidate\nms", "ratio [low, high]", "verdict"] if result.against else ["ms"]
     for name in (*names, "share of\nceiling", "peak\nMiB"):
         grid.add_column(name, justify="left" if name == "verdict" else "right", no_wrap="\n" not in name)
     grid.add_column("kernel", overflow="fold")
@@ -124,7 +148,9 @@ def _title(result: Benchmarks) -> str:
 
     first = result.benchmarks[0]
     text = named(result.candidate, first.candidate)
-    if result.base is not None:
+    if result.baseline is not None:
+        text += f", against {escape(str(result.against))}"
+    elif result.base is not None:
         text += f", against {named(result.base, first.base)}"
     return f"{text}, on {result.machine.get('gpu') or result.machine.get('cpu')}"
 
@@ -132,10 +158,10 @@ def _title(result: Benchmarks) -> str:
 def _row(benchmark: Benchmark, result: Benchmarks) -> list[str]:
     candidate, decision = benchmark.candidate, benchmark.decision
     cells = [benchmark.workload.name.replace("-", " ")]
-    if result.base is not None:
+    if result.against is not None:
         cells += [_milliseconds(benchmark.base)]
     cells += [_milliseconds(candidate)]
-    if result.base is not None:
+    if result.against is not None:
         if decision is None:
             cells += ["", "[bold red]does not count[/]"]
         else:

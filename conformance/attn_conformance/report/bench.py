@@ -188,6 +188,7 @@ def write_bench(runs: Sequence[Benchmarks], file: Path) -> Path:
 def again(run: Benchmarks, workload: Workload) -> str:
     """The command that measures a workload of a run again, with those of its kind."""
     against = "" if run.base is None else f" --vs {shlex.quote(run.base)}"
+    against += "" if run.baseline is None else f" --baseline {shlex.quote(run.baseline)}"
     device = "" if workload.device == "cpu" else f" --device {shlex.quote(workload.device)}"
     seed = f" --seed {run.seed}" if run.seed else ""
     only = f"--only {workload.work} --dtype {workload.dtype}"
@@ -308,7 +309,7 @@ def _times(run: Benchmarks, group: Sequence[Benchmark]) -> Chart:
     y = spread_out(times, HEIGHT - BOTTOM, TOP)
     lines = [_line(run.candidate, "first", group, lambda b: b.candidate, x, y)]
     if any(b.base and b.base.seconds for b in group):
-        lines.append(_line(run.base or "base", "second", group, lambda b: b.base, x, y))
+        lines.append(_line(run.against or "base", "second", group, lambda b: b.base, x, y))
     title = f"{work.work}{', causal' if work.is_causal else ''}, {work.dtype}"
     heads = str(work.H) if work.Hkv in (None, work.H) else f"{work.H} over {work.Hkv}"
     shape = f"B={work.B}, H={heads}, D={work.D}"

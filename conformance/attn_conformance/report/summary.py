@@ -24,7 +24,7 @@ def summary(run: Benchmarks) -> str:
     counts = [list(states.values()).count(name) for name in ranks]
     said = ", ".join(f"{n} {badge.word}" for n, badge in zip(counts, BADGES.values(), strict=True) if n)
     worst = BADGES[states[found[0]]].symbol if found else BADGES["undecided"].symbol
-    against = "" if run.base is None else f" against {inert(run.base)}"
+    against = "" if run.against is None else f" against {inert(run.against)}"
     lines = ["## attn-conformance: benchmarks", ""]
     lines += [f"{worst} **{inert(run.candidate)}**{against}: {said or 'nothing was timed'}", ""]
     failed = [benchmark for benchmark in found if not outcome(benchmark, run.rule, "").passed]
@@ -100,7 +100,7 @@ def _command(text: str) -> list[str]:
 
 def _terms(run: Benchmarks) -> str:
     rule = run.rule
-    if run.base is None:
+    if run.against is None:
         return "Medians; nothing was compared."
     text = (
         f"Slower: by more than {rule.margin:.0%}; not slower: by less than {rule.delta:.0%}; each with "
