@@ -46,7 +46,7 @@ from mypkg import ticks
 
 WORKLOADS = [Workload("forward", 1, 2, 8, 8, 4, "float32"), Workload("decode", 1, 2, 1, 8, 4, "float32")]
 asking.grid = lambda *given: WORKLOADS
-asking.clock_for = lambda border, device: HostClock("thread", ticks.read, ticks.read, ticks.read)
+asking.clock_for = lambda borders, device: HostClock("thread", ticks.read, ticks.read, ticks.read)
 asking.machines.fingerprint = lambda *given: {"device": "cpu", "cpu": "imagined", "ceilings": {}}
 """
 STORING = """

@@ -17,7 +17,10 @@ from attn_conformance.bench.gate import Outcome, duration, outcome, size, state
 from attn_conformance.bench.plain import plain
 from attn_conformance.bench.results import Benchmark, Benchmarks, Measurement
 from attn_conformance.bench.rule import Decision, Rule
+from attn_conformance.bench.verdict import closing
 from attn_conformance.bench.workloads import Workload
+from attn_conformance.cli import main
+from attn_conformance.commands import bench as command
 from attn_conformance.report.bench import bench_page, facts
 from attn_conformance.report.plots import Axis, doublings, short, spread_out, ticks
 from attn_conformance.report.reading import read, read_any, read_benchmarks
@@ -62,7 +65,7 @@ ALL = (benchmark(), SLOWER, NOISY, WRONG, MISSING)
 
 
 def run(*benchmarks: Benchmark, **changes: Any) -> Benchmarks:
-    machine = {"name": "a CPU", "ceilings": {"gemm": {"float32": 4e10}, "read": None}}
+    machine = {"name": "a CPU", "ceilings": {"gemm": {"float32": 4e10}, "read": 2e10}}
     canary = Decision("fine", 1.001, 0.99, 1.01, 0.002, 12)
     environment = {"date": "2026-01-02T03:04:05+00:00", "torch": "2.13.0"}
     made = Benchmarks(
@@ -276,7 +279,7 @@ def test_history_is_drawn_with_its_changes() -> None:
         runs.append(run(one, environment={"date": f"2026-01-{day + 1:02d}"}))
     found = page(*reversed(runs))
     assert "the latest of 20 runs" in found.words
-    assert "1.20 times as before from 1.12 2026-01-13 on" in found.words
+    assert "1.20 times what it was, from run 13 (1.12 2026-01-13) on" in found.words
     (chart,) = found.all("svg", role="img")
     assert str(chart["aria-label"]).startswith(
         "The ratio to torch-sdpa over 20 runs, 1 change found: 1.0 2026-01-01"
@@ -384,3 +387,94 @@ def test_a_summary_fits_into_a_comment_and_counts_what_does_not() -> None:
 def test_nothing_hostile_acts_in_a_summary(text: str) -> None:
     usual, found = rendered(summary(hostile("plain"))), rendered(summary(hostile(text)))
     assert found.elements == usual.elements
+
+
+# -------------------------------------------------------------------------------------- command line
+
+
+def test_report_makes_a_page_of_files_of_benchmarks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path, run(*ALL).to_json())
+    assert main(["report", str(file), str(file), "--html", str(tmp_path / "pages")]) == 0
+    assert f"written: {tmp_path / 'pages' / 'index.html'}" in capsys.readouterr().out.replace("\n", "")
+    assert (
+        "the latest of 2 runs" in Page((tmp_path / "pages" / "index.html").read_text(encoding="utf-8")).words
+    )
+
+
+def test_report_keeps_results_and_benchmarks_apart(tmp_path: Path) -> None:
+    file = written(tmp_path, run(*ALL).to_json())
+    results = next((Path(__file__).parents[2] / "docs" / "baselines").glob("*.json"))
+    assert main(["report", str(file), str(results), "--html", str(tmp_path / "pages")]) == 0
+    assert sorted(path.name for path in (tmp_path / "pages").iterdir()) == ["benchmarks.html", "index.html"]
+
+
+def timed(time: float) -> Benchmarks:
+    """A run of one implementation, with rounds enough for bounds."""
+    rounds = tuple(time * (1 + n / 1e4) for n in range(20))
+    one = benchmark(candidate=measurement(seconds=rounds), base=None, decision=None)
+    return run(one, base=None, canary=None)
+
+
+TIMED = [timed(1e-3), timed(2e-3)]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which everything takes twice as long as in the stored run."""
+    monkeypatch.setattr(command, "fingerprint", lambda device, torch: TIMED[0].machine)
+    monkeypatch.setattr(command.runs, "run", lambda *given, **more: TIMED[1])
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_against_a_baseline_is_told_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = (*TIMED[0].benchmarks, benchmark(DECODE, base=None, decision=None))
+    stored = replace(TIMED[0], benchmarks=more)
+    file = written(tmp_path, stored.to_json())
+    written_to = {name: str(tmp_path / f"out.{name}") for name in ("json", "html", "markdown")}
+    options = [word for name, path in written_to.items() for word in (f"--{name}", path)]
+    assert main(["bench", "my.pkg:fast", "--baseline", str(file), *options]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "regressed" in said
+    assert "In the baseline, not timed" in said
+    assert DECODE.name in said
+    assert "is slower than the baseline" in said
+    kept = read_benchmarks(written_to["json"])
+    assert kept.baseline == str(file)
+    assert [state(one) for one in kept.benchmarks] == ["regressed"]
+    assert "✗ 1 slower" in Page(Path(written_to["html"]).read_text(encoding="utf-8")).words
+    assert "1 slower" in rendered(Path(written_to["markdown"]).read_text(encoding="utf-8")).words
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"machine": {"cpu": "another"}}, "the baseline is of another machine: the CPU differs"),
+        ({"rule": 1}, "rule"),
+    ],
+)
+def test_a_baseline_that_does_not_hold_here_is_refused_before_anything_is_timed(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: Any,
+    said: str,
+) -> None:
+    monkeypatch.setattr(command.runs, "run", None)
+    file = written(tmp_path, TIMED[0].to_json() | change)
+    assert main(["bench", "my.pkg:fast", "--baseline", str(file)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_end_of_a_run_against_a_baseline_says_what_would_help() -> None:
+    unknown = replace(run(NOISY, base=None, canary=None), baseline="old.json")
+    assert not closing(unknown).ok
+    assert "--vs TARGET" in closing(unknown).sentence
+    missing = replace(unknown, benchmarks=(MISSING,))
+    assert not closing(missing).ok
+    assert "1 of 1 workloads could not be compared" in closing(missing).sentence
+    assert closing(replace(unknown, benchmarks=(benchmark(),))).ok

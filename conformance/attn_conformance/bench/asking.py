@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -15,7 +16,7 @@ import pytest
 from attn_conformance.asking import importing
 from attn_conformance.bench import machine as machines
 from attn_conformance.bench.baseline import Refused, against, checked
-from attn_conformance.bench.clocks import clock_for, quiet
+from attn_conformance.bench.clocks import Clock, clock_for, quiet
 from attn_conformance.bench.gate import outcome
 from attn_conformance.bench.grids import grid
 from attn_conformance.bench.results import Benchmark, Benchmarks, LeftOut
@@ -25,6 +26,7 @@ from attn_conformance.bench.store import PROPERTY, View
 from attn_conformance.bench.workloads import Workload
 from attn_conformance.report.bench import again
 from attn_conformance.report.reading import read_benchmarks
+from attn_conformance.subject import Subject
 from attn_conformance.targets import Narrowing
 
 GROUP = "attn-bench"
@@ -61,19 +63,36 @@ class Bench:
         return len(self.workloads) + (self.old is not None)
 
     @cached_property
+    def borders(self) -> set[str]:
+        """The frameworks of both."""
+        return {one.border.name for one in (self.new, self.old) if one is not None}
+
+    @cached_property
+    def clock(self) -> Clock:
+        """The one for all of its benchmarks."""
+        return clock_for(self.borders, self.terms.narrowing.device)
+
+    @cached_property
     def machine(self) -> Mapping[str, Any]:
         """The fingerprint."""
-        with quiet(self.new.border.name):
-            return machines.fingerprint(self.terms.narrowing.device, self.new.border.name == "torch")
+        with self.quiet():
+            return machines.fingerprint(self.terms.narrowing.device, "torch" in self.borders)
 
     @cached_property
     def canary(self) -> Benchmark | None:
         """Two copies of the base, None without a base."""
         if self.old is None:
             return None
-        return Posing(
-            self.workloads[0], self.old, self.old, self.rule, self.total, (self.terms.seed, 0)
-        ).benchmark(clock_for(self.old.border.name, self.old.device))
+        return self._posed(self.workloads[0], 0, self.old, self.old)
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """Nothing but the work in this process."""
+        return quiet(self.borders, self.terms.narrowing.device)
+
+    def _posed(self, workload: Workload, number: int, new: Subject, old: Subject | None) -> Benchmark:
+        seed = (self.terms.seed, number)
+        with self.quiet():
+            return Posing(workload, new, old, self.rule, self.total, seed).benchmark(self.clock)
 
     def run(self, *benchmarks: Benchmark) -> Benchmarks:
         """A run of these benchmarks, and of no others."""
@@ -95,11 +114,8 @@ class Bench:
         """What comes of a workload. Refused, before anything is timed, if the baseline is of another machine."""
         if self.stored is not None:
             checked(self.stored, self.machine, machines.match)
-        number = self.workloads.index(workload) + 1
-        with quiet(self.new.border.name):
-            canary = self.canary
-            posing = Posing(workload, self.new, self.old, self.rule, self.total, (self.terms.seed, number))
-            found = posing.benchmark(clock_for(self.new.border.name, self.new.device))
+        canary = self.canary
+        found = self._posed(workload, self.workloads.index(workload) + 1, self.new, self.old)
         if canary is not None and (canary.decision is None or canary.decision.verdict != "fine"):
             found = discounted(found)
         if self.stored is not None:

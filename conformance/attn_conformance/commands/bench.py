@@ -83,7 +83,7 @@ def measured(options: argparse.Namespace, stored: Benchmarks | None = None) -> B
 def _same_machine(options: argparse.Namespace, stored: Benchmarks) -> Fingerprint:
     """The fingerprint of this machine, which has to match."""
     torch = "torch" in stored.machine
-    with quiet("torch" if torch else "numpy"):
+    with quiet({"torch"} if torch else {"numpy"}, options.device):
         machine = fingerprint(options.device, torch)
     checked(stored, machine, match)
     return machine

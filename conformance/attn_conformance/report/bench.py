@@ -21,10 +21,11 @@ from attn_conformance.bench.gate import (
     size,
     typical,
 )
-from attn_conformance.bench.history import Series, histories, ordered
+from attn_conformance.bench.history import Change, Series, histories, ordered
 from attn_conformance.bench.machine import match, shares
 from attn_conformance.bench.results import Benchmark, Benchmarks, Measurement
 from attn_conformance.bench.workloads import Workload
+from attn_conformance.endings import printable
 from attn_conformance.report.html import rendered
 from attn_conformance.report.plots import (
     BOTTOM,
@@ -94,6 +95,12 @@ class Row:
     def name(self) -> str:
         """The workload's."""
         return self.benchmark.workload.name
+
+    @property
+    def note(self) -> str:
+        """The problem, unless the headline says it."""
+        problem = printable(self.benchmark.problem or "")
+        return "" if problem in self.headline else problem
 
     @property
     def told(self) -> bool:
@@ -231,14 +238,17 @@ def _view(own: Sequence[Benchmarks], match: Match, prefix: str) -> View:
         _row(latest, benchmark, number, widest) for number, benchmark in enumerate(latest.benchmarks)
     )
     series = histories(own, match)
-    changed = tuple(
-        f"{one.workload.name}: {change.ratio:.2f} times as before from {one.points[change.at].label or 'a run'} on"
-        for one in series
-        for change in one.changes
-    )
+    changed = tuple(_changed(one, change) for one in series for change in one.changes)
     order = sorted(series, key=lambda one: not one.changes)
     charts = tuple(_history(one) for one in order)
     return View(latest, rows, _by_size(latest), charts, changed, len(own), prefix)
+
+
+def _changed(series: Series, change: Change) -> str:
+    """A change in words."""
+    point = series.points[change.at]
+    when = f"run {change.at + 1}" + (f" ({point.label})" if point.label else "")
+    return f"{series.workload.name}: {change.ratio:.2f} times what it was, from {when} on"
 
 
 def _row(run: Benchmarks, benchmark: Benchmark, number: int, widest: float) -> Row:

@@ -109,7 +109,7 @@ def ticks(axis: Axis, text: Callable[[float], str]) -> tuple[Tick, ...]:
         found = [value for value in found if axis.low <= value <= axis.high]
         if len(found) >= 3:
             return tuple(Tick(axis(value), text(value)) for value in found[:: ceil(len(found) / 7)])
-    rough = (axis.high - axis.low) / 4
+    rough = (axis.high - axis.low) / 5
     unit = 10.0 ** floor(log10(rough))
     step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= rough)
     found = [step * n for n in range(ceil(axis.low / step), floor(axis.high / step) + 1)]
