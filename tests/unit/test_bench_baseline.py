@@ -138,6 +138,16 @@ def test_another_base_takes_nothing_out(change: dict[str, Any]) -> None:
     assert found.decision.verdict == "inconclusive"
 
 
+def test_the_base_of_a_run_that_was_held_against_a_file_is_of_another_day() -> None:
+    stored, now = run(1.0, base=2.0), run(1.0, base=2.0, seed=1)
+    for one, other in ((now, replace(stored, baseline="f")), (replace(now, baseline="f"), stored)):
+        found = decided(one, other)
+        assert found.decision is not None
+        assert found.decision.verdict == "inconclusive"
+    (series,) = histories([now, replace(stored, baseline="f")], match)
+    assert series.base is None
+
+
 def test_noise_gives_no_verdict() -> None:
     noisy = unpaired(samples(1.0, 0, scatter=0.08), samples(3.0, 1), RULE, 0.0)
     assert (noisy.verdict, noisy.noise > RULE.noise) == ("inconclusive", True)

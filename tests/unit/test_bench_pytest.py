@@ -34,6 +34,7 @@ def timed(milliseconds, scatter=0.002, shift=0):
     return kernel
 base, same = timed(6), timed(6)
 slower = timed(6.5)
+other = timed(9)
 noisy = timed(6, scatter=0.3)
 wrong = timed(6, shift=1)
 """,
@@ -53,7 +54,7 @@ STORING = """
 import faked, json
 from attn_conformance.bench import asking
 from attn_conformance.targets import Narrowing
-bench = asking.opened("mypkg.timed:base", asking.Terms(None, None, Narrowing(), 0, False))
+bench = asking.opened("mypkg.timed:base", asking.Terms({base!r}, None, Narrowing(), 0, False))
 run = bench.run(*map(bench.measured, bench.workloads))
 open("stored.json", "w").write(json.dumps(run.to_json()))
 """
@@ -75,9 +76,9 @@ def bench(folder: pytest.Pytester, target: str, *arguments: str) -> pytest.RunRe
     return folder.runpytest_subprocess(*command, "--attn-impl", f"mypkg.timed:{target}", *arguments)
 
 
-def stored(folder: pytest.Pytester, **changes: str) -> str:
+def stored(folder: pytest.Pytester, base: str | None = None, **changes: str) -> str:
     """A file of benchmarks of mypkg.timed:base, as its command line would write it, with texts replaced."""
-    done = folder.run(sys.executable, "-c", STORING)
+    done = folder.run(sys.executable, "-c", STORING.format(base=base))
     assert done.ret == 0, done.stderr.str()
     path = folder.path / "stored.json"
     text = path.read_text(encoding="utf-8")
@@ -282,6 +283,20 @@ def test_a_baseline_of_this_machine_decides_what_it_can(folder: pytest.Pytester)
     twice = bench(folder, "double", "--attn-baseline", path)
     twice.assert_outcomes(failed=2)
     twice.stdout.fnmatch_lines([f"{FORWARD}: slower: 2.0*"])
+
+
+def test_a_base_in_both_runs_lets_a_baseline_decide_more(folder: pytest.Pytester) -> None:
+    path = stored(folder, base="mypkg.timed:other")
+    common = ("--attn-vs", "mypkg.timed:other", "--attn-baseline", path)
+    bench(folder, "same", *common).assert_outcomes(passed=2)
+    result = bench(folder, "slower", *common)
+    result.assert_outcomes(failed=2)
+    result.stdout.re_match_lines(
+        [
+            rf"{FORWARD}: slower: 1\.08\d \(.*",
+            r"  again: attn-conformance bench mypkg\.timed:slower --vs mypkg\.timed:other --baseline .*stored\.json .*",
+        ]
+    )
 
 
 def test_a_baseline_of_another_machine_is_refused_and_nothing_timed(folder: pytest.Pytester) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -107,7 +107,6 @@ class Bench:
             0.0,
             None,
             benchmarks,
-            baseline=None if self.terms.baseline is None else str(self.terms.baseline),
         )
 
     def measured(self, workload: Workload) -> Benchmark:
@@ -159,7 +158,9 @@ class Timed:
         pytest.fail(f"{found.headline}\n\n{found.text}", pytrace=False)
 
     def _again(self, bench: Bench) -> str:
-        return importing(self.target) + again(bench.run(), self.workload)
+        file = self.terms.baseline
+        run = replace(bench.run(), baseline=None if file is None else str(file))
+        return importing(self.target) + again(run, self.workload)
 
 
 def timed(target: str, terms: Terms) -> tuple[list[Timed], list[LeftOut]]:

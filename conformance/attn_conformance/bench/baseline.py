@@ -49,8 +49,10 @@ def against(
     """
     checked(stored, now.machine, match)
     earlier = {benchmark.workload: benchmark for benchmark in stored.benchmarks}
+    in_turn = now.baseline is None and stored.baseline is None  # else a base is a measurement of another day
+    share = benchmarks or len(now.benchmarks)
     made = tuple(
-        _one(benchmark, earlier.get(benchmark.workload), now.rule, benchmarks or len(now.benchmarks))
+        _one(benchmark, earlier.get(benchmark.workload), now.rule, share, in_turn)
         for benchmark in now.benchmarks
     )
     return replace(now, baseline=name, benchmarks=made)
@@ -69,7 +71,7 @@ def untimed(now: Benchmarks, stored: Benchmarks) -> tuple[Workload, ...]:
     return tuple(old.workload for old in stored.benchmarks if old.workload not in timed)
 
 
-def _one(now: Benchmark, earlier: Benchmark | None, rule: Rule, benchmarks: int) -> Benchmark:
+def _one(now: Benchmark, earlier: Benchmark | None, rule: Rule, benchmarks: int, in_turn: bool) -> Benchmark:
     if earlier is None:
         return _undecided(now, None, "the baseline has no such workload: record it anew with --json FILE")
     old = earlier.candidate
@@ -83,7 +85,7 @@ def _one(now: Benchmark, earlier: Benchmark | None, rule: Rule, benchmarks: int)
         return _undecided(now, old, "the baseline has no time for it")
     if now.candidate.problem is not None or not now.candidate.seconds:
         return _undecided(now, old, now.problem or "it was not timed")
-    common = _common(now, earlier)
+    common = _common(now, earlier) if in_turn else None
     if common is None:
         samples = (old.seconds, now.candidate.seconds)
         spread = ALONE[now.clock]

@@ -97,7 +97,7 @@ def histories(runs: Sequence[Benchmarks], match: Match) -> tuple[Series, ...]:
 
 def _series(entries: Sequence[tuple[int, Benchmark]], margin: float, runs: Sequence[Benchmarks]) -> Series:
     latest = entries[-1][1]
-    bases = {_base(benchmark) for _, benchmark in entries}
+    bases = {_base(benchmark, runs[number]) for number, benchmark in entries}
     common = next(iter(bases)) if len(bases) == 1 else None
     points = tuple(
         Point(number, _value(benchmark, common is not None), label(runs[number]))
@@ -107,10 +107,15 @@ def _series(entries: Sequence[tuple[int, Benchmark]], margin: float, runs: Seque
     return Series(latest.candidate.target, latest.workload, common and common[0], points, found)
 
 
-def _base(benchmark: Benchmark) -> tuple[str, str | None] | None:
-    """The base that was timed in turn with the candidate, and its version."""
+def _base(benchmark: Benchmark, run: Benchmarks) -> tuple[str, str | None] | None:
+    """The base that was timed in turn with the candidate, and its version; that of a baseline was not."""
     base = benchmark.base
-    if base is None or base.problem is not None or len(base.seconds) != len(benchmark.candidate.seconds):
+    if (
+        run.baseline is not None
+        or base is None
+        or base.problem is not None
+        or len(base.seconds) != len(benchmark.candidate.seconds)
+    ):
         return None
     return base.target, base.version
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attn_conformance.bench.gate import duration, outcome, ratio, size, state, typical
+from attn_conformance.bench.gate import State, duration, outcome, ratio, size, state, typical
 from attn_conformance.bench.results import Benchmark, Benchmarks, Measurement
 from attn_conformance.report.bench import BADGES, again
 from attn_conformance.report.stories import inert, visible
@@ -18,10 +18,10 @@ def summary(run: Benchmarks) -> str:
 
     Rows for which there is no room are counted.
     """
-    states = {benchmark: state(benchmark) for benchmark in run.benchmarks}
+    states: dict[Benchmark, State] = {benchmark: state(benchmark) for benchmark in run.benchmarks}
     ranks = list(BADGES)
     found = sorted(run.benchmarks, key=lambda benchmark: ranks.index(states[benchmark]))
-    counts = [list(states.values()).count(name) for name in ranks]
+    counts = [sum(states[benchmark] == name for benchmark in found) for name in ranks]
     said = ", ".join(f"{n} {badge.word}" for n, badge in zip(counts, BADGES.values(), strict=True) if n)
     worst = BADGES[states[found[0]]].symbol if found else BADGES["undecided"].symbol
     against = "" if run.against is None else f" against {inert(run.against)}"
