@@ -65,7 +65,7 @@ ALL = (benchmark(), SLOWER, NOISY, WRONG, MISSING)
 
 
 def run(*benchmarks: Benchmark, **changes: Any) -> Benchmarks:
-    machine = {"name": "a CPU", "ceilings": {"gemm": {"float32": 4e10}, "read": 2e10}}
+    machine = {"name": "a CPU", "memory": 3 * 2**30, "ceilings": {"gemm": {"float32": 4e10}, "read": 2e10}}
     canary = Decision("fine", 1.001, 0.99, 1.01, 0.002, 12)
     environment = {"date": "2026-01-02T03:04:05+00:00", "torch": "2.13.0"}
     made = Benchmarks(
@@ -247,7 +247,8 @@ def test_a_page_says_how_each_workload_did() -> None:
         in found.words
     )
     assert "base against itself 1.001 (0.990 to 1.010), not slower" in found.words
-    assert "a CPU" in found.words
+    assert "name a CPU memory 3.00 GiB gemm float32 40 GFLOP/s read 20 GB/s" in found.words
+    assert "of matrix products" in found.words
     assert [row["data-mark"] for row in found.all("tr", role="row") if "data-mark" in row] == [
         "fine", "regressed", "inconclusive", "wrong", "undecided"
     ]  # fmt: skip

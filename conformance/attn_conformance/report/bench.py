@@ -137,6 +137,8 @@ class View:
     def machine(self) -> tuple[tuple[str, str], ...]:
         """The fingerprint, name by name, without what is not known; its ceilings in units."""
         rest = {name: value for name, value in self.run.machine.items() if name != "ceilings"}
+        for name in {"memory", "gpu_memory"} & rest.keys():
+            rest[name] = size(rest[name]) if isinstance(rest[name], int) else rest[name]
         return (*facts(rest), *_ceilings(self.run.machine.get("ceilings")))
 
     @property
