@@ -282,7 +282,7 @@ def test_a_baseline_of_this_machine_decides_what_it_can(folder: pytest.Pytester)
     bench(folder, "half", "--attn-baseline", path).assert_outcomes(passed=2)
     twice = bench(folder, "double", "--attn-baseline", path)
     twice.assert_outcomes(failed=2)
-    twice.stdout.fnmatch_lines([f"{FORWARD}: slower: 2.0*"])
+    twice.stdout.re_match_lines([rf"{FORWARD}: slower: (1\.99|2\.00)\d \("])
 
 
 def test_a_base_in_both_runs_lets_a_baseline_decide_more(folder: pytest.Pytester) -> None:
