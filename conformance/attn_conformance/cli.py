@@ -1,4 +1,4 @@
-"""The command line: `attn-conformance run | report | explain | list | selftest`."""
+"""The command line: `attn-conformance run | report | explain | list | bench | selftest`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     top.add_argument("--version", action="version", version=importlib.metadata.version("attn-conformance"))
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="{list,run,explain,report,selftest}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="{list,run,explain,report,bench,selftest}")
 
     listing = verbs.add_parser(
         "list", help="implementations that are registered, and what could be installed"
@@ -95,32 +95,7 @@ def parser() -> argparse.ArgumentParser:
         "--strict", action="store_true", help="documented differences and failed shoulds count as failures"
     )
     run.add_argument("--fail-fast", action="store_true", help="end at the first failed must-requirement")
-    run.add_argument(
-        "--convention", metavar="NAME", help="how arguments are spelled, where the signature does not tell"
-    )
-    run.add_argument(
-        "--with",
-        dest="add",
-        type=names,
-        default=(),
-        metavar="CLAIM[,...]",
-        help="claims to add, such as gqa,scale or eager",
-    )
-    run.add_argument(
-        "--without",
-        dest="drop",
-        type=names,
-        default=(),
-        metavar="CLAIM[,...]",
-        help="claims to leave out, such as float-mask",
-    )
-    run.add_argument("--dtype", type=names, default=(), metavar="NAME[,...]", help="judge these dtypes only")
-    run.add_argument(
-        "--head-dims", type=numbers, default=(), metavar="N[,...]", help="the only head sizes it serves"
-    )
-    run.add_argument(
-        "--device", default="cpu", choices=("cpu", "cuda"), help="where its arrays are (default cpu)"
-    )
+    _narrowing(run)
     run.add_argument(
         "--expect", type=Path, metavar="FILE.toml", help="failures to expect: one that passes fails"
     )
@@ -147,8 +122,13 @@ def parser() -> argparse.ArgumentParser:
         )
     run.add_argument("--quiet", action="store_true", help="failures and the verdict only")
 
-    report = verbs.add_parser("report", help="result files as pages: one implementation, or many as a matrix")
-    report.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
+    report = verbs.add_parser(
+        "report",
+        help="result files as pages: one implementation, a matrix, benchmarks and their history",
+    )
+    report.add_argument(
+        "results", nargs="+", type=Path, metavar="RESULT.json", help="of run --json or bench --json"
+    )
     report.add_argument("--html", type=Path, metavar="DIR", help="write index.html and what it needs there")
     report.add_argument(
         "--expect",
@@ -164,6 +144,8 @@ def parser() -> argparse.ArgumentParser:
         "explain", help="a requirement: its source, who agrees, an example of a failure"
     )
     explain.add_argument("id", metavar="ID", help="of the requirement, as a run's table shows it: MASK-1")
+
+    _bench(verbs)
 
     proofs = verbs.add_parser("selftest", help="the suite proves itself").add_subparsers(
         dest="proof", required=True
@@ -233,6 +215,68 @@ def parser() -> argparse.ArgumentParser:
         "--quiet", action="store_true", help="alarms, rates that have dropped and totals only"
     )
     return top
+
+
+def _narrowing(verb: argparse.ArgumentParser) -> None:
+    """The options that say how a target is called, and which of its claims are looked at."""
+    verb.add_argument(
+        "--convention", metavar="NAME", help="how arguments are spelled, where the signature does not tell"
+    )
+    verb.add_argument(
+        "--with",
+        dest="add",
+        type=names,
+        default=(),
+        metavar="CLAIM[,...]",
+        help="claims to add, such as gqa,scale or eager",
+    )
+    verb.add_argument(
+        "--without",
+        dest="drop",
+        type=names,
+        default=(),
+        metavar="CLAIM[,...]",
+        help="claims to leave out, such as float-mask",
+    )
+    verb.add_argument("--dtype", type=names, default=(), metavar="NAME[,...]", help="these dtypes only")
+    verb.add_argument(
+        "--head-dims", type=numbers, default=(), metavar="N[,...]", help="the only head sizes it serves"
+    )
+    verb.add_argument(
+        "--device", default="cpu", choices=("cpu", "cuda"), help="where its arrays are (default cpu)"
+    )
+
+
+def _bench(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = verbs.add_parser(
+        "bench",
+        help="speed and memory, and whether one implementation is slower than another",
+        description="Time an implementation, and with --vs hold it against another: in turn, on fresh inputs, with the "
+        "results checked. All in one process: the target's code is not isolated.",
+        epilog="Exit status: 0 if nothing is slower and every time counts; 1 if not, or if that is not certain; 2 "
+        "nothing could be measured.",
+    )
+    bench.add_argument("target", metavar="TARGET", help="as for run")
+    bench.add_argument("--vs", metavar="TARGET", help="the base that it must not be slower than")
+    bench.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        help="an earlier --json of this machine that it must not be slower than; on shared CPUs mostly inconclusive",
+    )
+    bench.add_argument(
+        "--only",
+        type=names,
+        default=(),
+        metavar="WORK[,...]",
+        help="forward, backward, decode, masked, padded, cross or grouped only",
+    )
+    bench.add_argument("--seed", type=int, default=0, help="of inputs and of the order of rounds (default 0)")
+    _narrowing(bench)
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the result file")
+    bench.add_argument("--html", type=Path, metavar="FILE", help="write a page that stands alone")
+    bench.add_argument("--markdown", type=Path, metavar="FILE", help="write a summary for a pull request")
+    bench.add_argument("--quiet", action="store_true", help="what does not count and the verdict only")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -73,7 +73,7 @@ class KernelSubject(Subject):
         natives = self.natives(call)
 
         def function(inputs: Natives) -> Any:
-            args, kwargs = self._bind({**natives, **inputs}, call)
+            args, kwargs = self.bind({**natives, **inputs}, call)
             returned = self.function(*args, **kwargs)
             return returned[0] if "lse" in self.claims.features else returned
 
@@ -94,7 +94,7 @@ class KernelSubject(Subject):
     def run(self, call: Call, natives: dict[str, Any] | None = None) -> Result:
         """Call the function."""
         natives = self.natives(call) if natives is None else natives
-        args, kwargs = self._bind(natives, call)
+        args, kwargs = self.bind(natives, call)
         with blaming(), self.border.grad_mode(call.grad):
             returned = self.function(*args, **kwargs)
         lse: Any = None
@@ -107,7 +107,8 @@ class KernelSubject(Subject):
             out = out.swapaxes(1, 2)
         return Result(out, lse, self.device_of(returned), returned)
 
-    def _bind(self, natives: dict[str, Any], call: Call) -> tuple[list[Any], dict[str, Any]]:
+    def bind(self, natives: Natives, call: Call) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments with which the function is called, by position and by name."""
         names = self.convention.names
         kwargs: dict[str, Any] = {}
         if "mask" in natives:

@@ -1,7 +1,9 @@
-"""Peak memory of a call: of the process, from Linux, or of a CUDA device, from PyTorch's allocator."""
+"""Peak memory of a call: of the process, from Linux, or of what a framework's own allocator handed out."""
 
 from __future__ import annotations
 
+import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,3 +44,30 @@ def cuda_peak_of(function: Callable[[], Any]) -> int:
     function()
     torch.cuda.synchronize()
     return int(torch.cuda.max_memory_allocated() - before)
+
+
+def torch_peak_of(function: Callable[[], Any]) -> int:
+    """Bytes that PyTorch's CPU allocator handed out at most during a call, beyond those before it."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else two lines about itself for each call
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        function()
+    recorded: Any = profiled.profiler
+    events = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda e: int(e.start_ns())):
+        held += int(event.nbytes())
+        most = max(most, held)
+    return most
+
+
+def python_peak_of(function: Callable[[], Any]) -> int:
+    """Bytes that Python and NumPy allocated at most during a call, beyond those before it."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        function()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()

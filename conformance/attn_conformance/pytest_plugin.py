@@ -25,6 +25,14 @@ NO_TARGET = (
     f"{SUITE} needs a target: --attn-impl mypkg.attention:MultiHeadAttention, or a path/to/file.py:object"
 )
 
+BENCHES = f"{SUITE}.test_bench"
+BENCH_FILE = Path(__file__).parent / "suite" / "test_bench.py"
+NO_BENCH = "nothing is timed without --attn-bench, and --attn-vs and --attn-baseline say nothing"
+AT_ONCE = (
+    "--attn-bench: several workers would time benchmarks at once, each disturbing the others; time them in a run of "
+    "their own (-n 0, or -p no:xdist), or, among other tests, on one worker: --dist loadgroup"
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of `attn-conformance run`, under names of their own."""
@@ -44,6 +52,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--attn-with", default="", metavar="CLAIM[,...]", help="claims to add")
     group.addoption("--attn-without", default="", metavar="CLAIM[,...]", help="claims to leave out")
     group.addoption("--attn-convention", metavar="NAME", help="how arguments are spelled")
+    group.addoption("--attn-bench", action="store_true", help=f"the benchmarks of --pyargs {SUITE}, too")
+    group.addoption("--attn-vs", metavar="TARGET", help="what must not be faster (--attn-bench)")
+    group.addoption("--attn-baseline", metavar="FILE",
+                    help="a file of `attn-conformance bench --json` that must not be faster")  # fmt: skip
+    group.addoption("--attn-inconclusive", choices=("fail", "skip"), default="fail",
+                    help="what becomes of benchmarks of which nothing can be told (default fail)")  # fmt: skip
     group.addoption("--attn-no-isolate", action="store_true", help="judge in this process, for debuggers")
 
 
@@ -52,8 +66,28 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "attn_conformance: one test per requirement (attn_conformance.conformance)"
     )
+    config.addinivalue_line("markers", "attn_benchmark: one test per workload (attn_conformance.suite)")
     if not config.option.attn_impl and any(name.startswith(SUITE) for name in config.args):
         raise pytest.UsageError(NO_TARGET)
+    if config.option.attn_bench:
+        _alone(config)
+        from attn_conformance.bench.store import plugin
+
+        config.pluginmanager.register(plugin(config), "attn-conformance-benchmarks")
+    elif config.option.attn_vs or config.option.attn_baseline or BENCHES in config.args:
+        raise pytest.UsageError(NO_BENCH)
+
+
+def _alone(config: pytest.Config) -> None:
+    """A usage error if pytest-xdist would time benchmarks at once."""
+    if config.getoption("dist", "no") in ("no", "loadgroup") or config.getoption("numprocesses", None) == 1:
+        return
+    raise pytest.UsageError(AT_ONCE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The suite's benchmarks are for those who ask for them."""
+    return True if collection_path == BENCH_FILE and not config.option.attn_bench else None
 
 
 def conformance(
@@ -99,7 +133,10 @@ def conformance(
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give a marked test its requirements: of the mark's target, or of each --attn-impl."""
+    """Give a marked test its requirements: of the mark's target, or of each --attn-impl; or its workloads."""
+    if metafunc.definition.get_closest_marker("attn_benchmark") is not None:
+        _pose(metafunc)
+        return
     mark = metafunc.definition.get_closest_marker("attn_conformance")
     if mark is None:
         return
@@ -120,6 +157,40 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         raise pytest.Collector.CollectError(f"attn-conformance cannot judge it: {error}") from error
     ids = [question.id if mark.args else f"{question.target}-{question.id}" for question in found]
     metafunc.parametrize("requirement", found, ids=ids, indirect=True)
+
+
+def _pose(metafunc: pytest.Metafunc) -> None:
+    """Give a test the workloads of each --attn-impl."""
+    from attn_conformance.bench.asking import GROUP, Terms, timed
+    from attn_conformance.bench.store import marks
+    from attn_conformance.loading import TargetError
+
+    config, found = metafunc.config, []
+    targets, baseline = config.option.attn_impl, config.option.attn_baseline
+    alike = [pytest.mark.xdist_group(GROUP)] if config.pluginmanager.hasplugin("xdist") else []
+    try:
+        narrowing = _terms(config, {}, metafunc.definition.path.parent).narrowing
+        terms = Terms(
+            config.option.attn_vs,
+            None if baseline is None else config.invocation_params.dir / baseline,
+            narrowing,
+            config.option.attn_seed,
+            config.option.attn_inconclusive == "skip",
+        )
+        for target in targets:
+            before = f"{target}-" if len(targets) > 1 else ""
+            asked, left_out = timed(target, terms)
+            for one in asked:
+                own = [*alike, *marks(config, one.workload.work)]
+                found.append(pytest.param(one, id=before + one.workload.name, marks=own))
+            for out in left_out:
+                skip = pytest.mark.skip(reason=out.reason)
+                found.append(pytest.param(out, id=before + out.workload.name, marks=[*alike, skip]))
+    except TargetError as error:
+        raise pytest.Collector.CollectError(f"attn-conformance cannot time {error}") from error
+    except ValueError as error:
+        raise pytest.Collector.CollectError(f"attn-conformance cannot time it: {error}") from error
+    metafunc.parametrize("workload", found)
 
 
 @pytest.fixture

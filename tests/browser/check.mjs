@@ -53,7 +53,7 @@ async function accessible(page, where) {
 /** What a hostile result could have smuggled in: our own markup has none of it. */
 async function inert(page, where) {
   const found = await page.evaluate(() => ({
-    foreign: [...document.querySelectorAll("img, iframe, object, embed, form, base, link, svg, [style]")].length,
+    foreign: [...document.querySelectorAll("img, iframe, object, embed, form, base, link, svg:not(.plot), [style]")].length,
     scripts: document.scripts.length,
     handlers: [...document.querySelectorAll("*")].filter((e) => [...e.attributes].some((a) => a.name.startsWith("on"))).length,
     links: [...document.links].map((a) => a.protocol).filter((p) => !["file:", "https:", "http:", "mailto:"].includes(p)),

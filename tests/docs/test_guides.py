@@ -6,19 +6,28 @@ import io
 import json
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from contextlib import redirect_stderr, redirect_stdout
+from math import expm1
 from pathlib import Path
 
 import pytest
+import yaml
 
+from attn_conformance.bench.baseline import ALONE, BESIDE
+from attn_conformance.bench.gate import PASSING
+from attn_conformance.bench.history import ALPHA
+from attn_conformance.bench.machine import DIFFERENCE
+from attn_conformance.bench.rule import Rule
 from attn_conformance.cli import main, parser
 from attn_conformance.conventions import CONVENTIONS
 from attn_conformance.expectations import expectations
 from attn_conformance.implementation import PARAMETERS
 from attn_conformance.judge import Failed
 from attn_conformance.loading import GROUP
+from attn_conformance.report.bench import BADGES
 from attn_conformance.results import Row
 from attn_conformance.runner import run
 from attn_conformance.targets import subject
@@ -28,6 +37,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "guides"
 GUIDES = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md"))}
 READING, WRITING = GUIDES["reading-a-failure.md"], GUIDES["writing-an-implementation.md"]
+BENCHMARKS = GUIDES["benchmarks.md"]
 ADAPTER = "examples/adapter.py"
 
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?")
@@ -41,7 +51,9 @@ def commands() -> list[str]:
     """Every attn-conformance command with its arguments, in blocks and in prose."""
     found = []
     for text in GUIDES.values():
-        found += [line for block in blocks(text, "sh") for line in block.splitlines()]
+        lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
+        assert all(line.startswith(("attn-conformance ", "pytest ")) for line in lines)
+        found += [line for line in lines if line.startswith("attn-conformance ")]
         prose = " ".join(re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S).split())
         found += re.findall(r"`(attn-conformance [^`]*)`", prose)
     return [command for command in found if len(shlex.split(command)) > 2]
@@ -162,3 +174,48 @@ def test_the_difference_of_the_guide_is_one() -> None:
     exec(compile(blocks(WRITING, "python")[1], "writing-an-implementation.md", "exec"), scope)
     (difference,) = scope["differences"]  # type: ignore[misc]
     assert difference.requirement == "MASK-1"
+
+
+def test_options_of_pytest_in_the_guides_exist() -> None:
+    (workflow,) = blocks(BENCHMARKS, "yaml")
+    lines = [line for text in GUIDES.values() for block in blocks(text, "sh") for line in block.splitlines()]
+    lines += [step["run"] for step in yaml.safe_load(workflow)]
+    used = {word.partition("=")[0] for line in lines if line.startswith("pytest ") for word in line.split()}
+    used |= set(re.findall(r"`(--[a-z-]+)[` ]", BENCHMARKS)) - {"--only", "--markdown", "--vs"}
+    named = {word for word in used if word.startswith("--")}
+    assert {"--attn-bench", "--attn-vs", "--attn-baseline", "--attn-inconclusive"} <= named
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--help"], capture_output=True, text=True, timeout=300
+    )
+    assert [
+        name for name in sorted(named) if f"{name} " not in done.stdout and f"{name}=" not in done.stdout
+    ] == []
+
+
+def below(comment: str) -> list[list[str]]:
+    """The cells of the table that stands below a comment in the guide to benchmarks, without its head."""
+    table = BENCHMARKS.partition(f"<!-- {comment} -->")[2].lstrip().partition("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_the_answers_of_benchmarks_are_those_that_there_are() -> None:
+    table = {cells[0]: cells[1:] for cells in below("states")}
+    assert table.keys() == {badge.word for badge in BADGES.values()}
+    for state, badge in BADGES.items():
+        assert table[badge.word][0].startswith("passes" if state in PASSING else "fails")
+    rule = Rule()
+    assert f"more than {1 + rule.margin:.2f} times" in table["slower"][1]
+    assert f"less than {1 + rule.delta:.2f} times" in table["not slower"][1]
+    assert f"{1 - rule.alpha:.0%}".replace("%", " %") in table["slower"][1]
+    assert f"more than {rule.noise:.0%}".replace("%", " %") in table["inconclusive"][1]
+    assert f"within {DIFFERENCE:.0%}".replace("%", " %") in BENCHMARKS
+    assert ALPHA == 0.01
+
+
+def test_the_spreads_of_baselines_are_those_that_are_allowed_for() -> None:
+    for first, *cells in below("spread"):
+        clock = first.partition(":")[0]
+        allowed = [expm1(spread[clock]) for spread in (ALONE, BESIDE)]  # type: ignore[index]
+        assert [float(cell.removesuffix(" %")) / 100 for cell in cells] == [
+            pytest.approx(a, rel=0.03) for a in allowed
+        ]

@@ -6,11 +6,16 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from attn_conformance.bench.results import Benchmark, Benchmarks, LeftOut, Measurement
+from attn_conformance.bench.rule import Decision, Rule, Verdict
+from attn_conformance.bench.workloads import Workload
+from attn_conformance.report.bench import write_bench
 from attn_conformance.report.html import run_page, write_report
 from attn_conformance.report.reading import read
 
@@ -55,8 +60,36 @@ def hostile() -> dict[str, Any]:
     return data
 
 
+def benchmarks() -> list[Benchmarks]:
+    """Twelve runs of three workloads, of which one gets slower; names are hostile."""
+    works = [Workload("forward", 1, 8, n, n, 64, "float32") for n in (256, 512, 1024)]
+    verdicts: list[Verdict] = ["regressed", "inconclusive", "fine"]
+    runs = []
+    for day in range(12):
+        made = []
+        for work, verdict in zip(works, verdicts, strict=True):
+            ratio = 1.1 if verdict == "regressed" and day >= 6 else 1.0
+            times = tuple(work.flops / 4e10 * (1 + n / 300 + day % 3 / 400) for n in range(20))
+            slower = tuple(ratio * time for time in times)
+            candidate = Measurement(
+                HOSTILE[0], HOSTILE[1], slower, peak=2**20, kernels=(HOSTILE[2], "x" * 160)
+            )
+            base = Measurement(HOSTILE[3], HOSTILE[4], times, peak=2**21, kernels=(HOSTILE[5],))
+            decision = Decision(verdict, ratio, ratio * 0.98, ratio * 1.02, 0.01, 20)
+            made.append(Benchmark(work, "thread", candidate, base, decision, HOSTILE[1]))
+        environment = {"date": f"2026-01-{day + 1:02d}", HOSTILE[0]: HOSTILE[2]}
+        rule, left_out = Rule(), (LeftOut(replace(works[0], work="masked"), HOSTILE[2]),)
+        run = Benchmarks(
+            HOSTILE[0], HOSTILE[3], 0, rule, {}, environment, "0", 1.0, None, tuple(made), left_out
+        )
+        runs.append(run)
+    return runs
+
+
 def test_pages_hold_in_a_browser(tmp_path: Path) -> None:
     needed()
+    write_bench(benchmarks(), tmp_path / "benchmarks.html")
+    write_bench([*benchmarks(), replace(benchmarks()[0], candidate="other")], tmp_path / "two.html")
     results = [hostile(), *map(read, BASELINES)]
     write_report(results, tmp_path)
     (tmp_path / "one.html").write_text(run_page(results), encoding="utf-8")
@@ -64,7 +97,7 @@ def test_pages_hold_in_a_browser(tmp_path: Path) -> None:
     shown = [text.replace("\u202e", "\\u202e").replace("\x07", "\\x07") for text in HOSTILE]
     texts.write_text(json.dumps(shown), encoding="utf-8")
     pages = sorted(tmp_path.glob("*.html"))
-    assert len(pages) == 5
+    assert len(pages) == 7
     done = check(pages, texts)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from attn_conformance.bench.plain import plain
 from attn_conformance.bench.rule import Decision, Rule
 from attn_conformance.bench.workloads import Workload
 
@@ -39,7 +40,8 @@ class Measurement:
 class Benchmark:
     """One workload, measured on one implementation or on two, of which `decision` compares the first with the second.
 
-    base is what the candidate is held against. problem: why there is no decision, where one was asked for.
+    base is what the candidate is held against. problem: why there is no decision, where one was asked for, or why it
+    does not count. throttled: what slowed the device down meanwhile, "" for nothing, None where nobody tells.
     """
 
     workload: Workload
@@ -48,6 +50,15 @@ class Benchmark:
     base: Measurement | None = None
     decision: Decision | None = None
     problem: str | None = None
+    throttled: str | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A workload that was not measured, and why."""
+
+    workload: Workload
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ class Benchmarks:
     """A run of benchmarks: what was asked, on which machine, and what came of it.
 
     machine: the fingerprint of `machine.fingerprint`. canary: the decision on two copies of the base (A/A), which has
-    to be fine. seconds: of the whole.
+    to be fine. seconds: of the whole. baseline: the file whose run each benchmark's base is from, None if none is.
     """
 
     candidate: str
@@ -68,10 +79,18 @@ class Benchmarks:
     seconds: float
     canary: Decision | None
     benchmarks: tuple[Benchmark, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    baseline: str | None = None
+
+    @property
+    def against(self) -> str | None:
+        """What the candidate is held against, None for nothing."""
+        return self.base if self.baseline is None else f"the baseline {self.baseline}"
 
     def to_json(self) -> dict[str, Any]:
-        """The file that `bench --json` writes."""
-        return {"bench": SCHEMA} | asdict(self)
+        """The file that `bench --json` writes. JSON has no infinite numbers: null stands for them."""
+        data: dict[str, Any] = plain({"bench": SCHEMA} | asdict(self))
+        return data
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Benchmarks:
@@ -87,6 +106,7 @@ class Benchmarks:
                     "rule": rule,
                     "canary": _decision(data["canary"]),
                     "benchmarks": tuple(map(_benchmark, data["benchmarks"])),
+                    "left_out": tuple(map(_left_out, data.get("left_out", ()))),
                 }
             )
         except (KeyError, TypeError) as error:
@@ -105,10 +125,16 @@ def _benchmark(data: Mapping[str, Any]) -> Benchmark:
     )
 
 
+def _left_out(data: Mapping[str, Any]) -> LeftOut:
+    return LeftOut(Workload.from_json(data["workload"]), data["reason"])
+
+
 def _measurement(data: Mapping[str, Any]) -> Measurement:
     listed = {name: tuple(data[name]) for name in ("seconds", "wall", "kernels")}
     return Measurement(**{**data, **listed})
 
 
 def _decision(data: Mapping[str, Any] | None) -> Decision | None:
-    return None if data is None else Decision(**data)
+    if data is None:
+        return None
+    return Decision(**{**data, "high": float("inf") if data["high"] is None else data["high"]})

@@ -118,7 +118,7 @@ def _scripts(report: Report, database: Database) -> dict[str, Path]:
 
 def writable(options: argparse.Namespace) -> None:
     """ValueError where a file could not be written in the end: better said before the run than after it."""
-    for option in ("json", "html", "junit"):
+    for option in ("json", "html", "junit", "markdown"):
         path: Path | None = getattr(options, option, None)  # not every verb has each
         if path is None:
             continue

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from attn_conformance.report.stories import decides, failed, headline, told, visible, whole
+from attn_conformance.report.stories import decides, failed, headline, inert, told, visible, whole
 from attn_conformance.report.terminal import ranked
 from attn_conformance.report.verdict import sentence
 from attn_conformance.results import EXPECTED, Report, Row
@@ -91,8 +91,8 @@ def _data(text: str) -> str:
 
 def _cells(report: Report) -> Iterator[str]:
     rows = [row for row in report.rows.values() if row.status == "failed"]
-    yield _plain(report.target)
-    yield f"**{_plain(sentence(report))}**"
+    yield inert(report.target)
+    yield f"**{inert(sentence(report))}**"
     yield from (str(sum(r.level == level and not r.expected for r in rows)) for level in ("must", "should"))
     yield str(sum(row.expected for row in report.rows.values()))
     yield from (str(report.counts[status]) for status in ("passed", "skipped"))
@@ -108,11 +108,5 @@ def _details(report: Report, row: Row, strict: bool) -> str:
         what = f"as expected: {what.removeprefix(EXPECTED)}"
     elif not decides(row, strict=strict):
         what = f"{row.level}, does not count: {what}"
-    title = f"{_plain(report.target)} <b>{_plain(row.requirement)}</b> {_plain(what)}"
+    title = f"{inert(report.target)} <b>{inert(row.requirement)}</b> {inert(what)}"
     return f"<details><summary>{title}</summary>\n\n{fence}text\n{text}\n{fence}\n\n</details>"
-
-
-def _plain(text: str) -> str:
-    """Text in one line in which nothing is Markdown or HTML: whatever is no letter, digit or space is an entity."""
-    one = " ".join(visible(text).split())
-    return "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in one)

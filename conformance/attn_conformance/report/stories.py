@@ -66,3 +66,9 @@ def decides(row: Row, *, strict: bool = False) -> bool:
     if failed(row):
         return row.level == "must" or row.unexpected or strict
     return strict and row.declared is not None
+
+
+def inert(text: str) -> str:
+    """Text in one line in which nothing is Markdown or HTML: whatever is no letter, digit or space is an entity."""
+    one = " ".join(visible(text).split())
+    return "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in one)
