@@ -56,7 +56,7 @@ def judged(target: str, *only: str) -> Report:
 @pytest.mark.parametrize("command", commands())
 def test_commands_parse(command: str) -> None:
     options = parser().parse_args(shlex.split(command)[1:])
-    assert options.verb in ("run", "list", "explain", "report", "selftest")
+    assert options.verb in ("run", "list", "explain", "report", "bench", "selftest")
 
 
 def test_the_two_commands_set_up_and_do_their_job() -> None:

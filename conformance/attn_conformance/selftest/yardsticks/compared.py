@@ -142,8 +142,6 @@ def targets() -> list[str]:
 
 def judged(target: str) -> list[Verdict]:
     """What each yardstick says of a target."""
-    kind, _, name = target.partition(":")
-    mutant = mutants()[name] if kind == "mutant" else None
     verdicts = []
     for yardstick in YARDSTICKS.values():
         started = time.perf_counter()
@@ -151,7 +149,7 @@ def judged(target: str) -> list[Verdict]:
         verdict = Verdict(
             yardstick.name,
             target,
-            None if mutant is None else mutant.bug_class,
+            _bug_class(target),
             found.posed,
             found.test,
             found.message,
@@ -159,6 +157,11 @@ def judged(target: str) -> list[Verdict]:
         )
         verdicts.append(replace(verdict, within=_within(verdict)))
     return verdicts
+
+
+def _bug_class(target: str) -> str | None:
+    kind, _, name = target.partition(":")
+    return mutants()[name].bug_class if kind == "mutant" else None
 
 
 def _within(verdict: Verdict) -> bool:
@@ -173,14 +176,15 @@ def run(
 ) -> Compared:
     """Judge every target by every yardstick, by so many processes at once; one job is this process.
 
-    known: verdicts of an earlier run, which are taken over where a target has them all; reach is as it is today.
+    known: verdicts of an earlier run, which are taken over where a target has them all; reach and classes are today's.
     """
     started = time.perf_counter()
     today = targets()
     there: dict[str, list[Verdict]] = {target: [] for target in today}
     for verdict in known.verdicts if known else ():
         if verdict.target in there:
-            there[verdict.target].append(replace(verdict, within=_within(verdict)))
+            known_as = replace(verdict, bug_class=_bug_class(verdict.target))
+            there[verdict.target].append(replace(known_as, within=_within(known_as)))
     asked = [target for target in today if len(there[target]) < len(YARDSTICKS)]
     for done, found in enumerate(in_order(judged, asked, jobs), 1):
         there[asked[done - 1]] = found
