@@ -214,6 +214,17 @@ def parser() -> argparse.ArgumentParser:
     alarms.add_argument(
         "--quiet", action="store_true", help="alarms, rates that have dropped and totals only"
     )
+
+    slower = proofs.add_parser(
+        "slowdowns",
+        help="slow implementations have to be found slower than the same code without the waste, and that equal to itself",
+        epilog="Exit status: 0 if so; 1 if not, or if that is not certain; 2 nothing could be measured.",
+    )
+    slower.add_argument("--only", type=names, default=(), metavar="NAME[,...]", help="these slowdowns only")
+    slower.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to (default cpu)")
+    slower.add_argument("--seed", type=int, default=0, help="of inputs and of the order of rounds (default 0)")
+    slower.add_argument("--json", type=Path, metavar="FILE", help="write the result down")
+    slower.add_argument("--quiet", action="store_true", help="what is not caught and totals only")
     return top
 
 

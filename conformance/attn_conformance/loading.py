@@ -23,7 +23,7 @@ GROUP = "attn_conformance.implementations"
 """The entry-point group under which implementations are registered by name."""
 
 
-OWN = ("mutant", "twin", "control", "defect")
+OWN = ("mutant", "twin", "control", "defect", "slow")
 """What stands before the colon in the names of the suite's own implementations."""
 
 INSTALLED = tuple(
@@ -77,7 +77,7 @@ def load(target: str) -> Any:
     """The object that a target names; TargetError if there is none.
 
     target: a registered name, `package.module:object`, `path/file.py:object`, or one of the suite's own:
-    `mutant:NAME`, `defect:NAME`, `twin:NAME` (of either) and `control:NAME`.
+    `mutant:NAME`, `defect:NAME`, `slow:NAME`, `twin:NAME` (of any of these) and `control:NAME`.
     """
     head, _, rest = target.partition(":")
     if head in OWN and rest:
@@ -102,11 +102,25 @@ def _own(kind: str, name: str) -> Any:
         known |= mutants()
     if kind in ("defect", "twin"):
         known |= defects()
+    if kind == "slow" or (kind == "twin" and name not in known):
+        known |= _slowdowns(f"{kind}:{name}")
     if name not in known:
         raise TargetError(
             f"{kind}:{name}: there is no {kind} {name!r} among {len(known)}{suggestion(name, known)}"
         )
     return Claiming(known[name].twin if kind == "twin" else known[name].target, known[name].claims)
+
+
+def _slowdowns(target: str) -> dict[str, Any]:
+    """Those registered; TargetError without PyTorch."""
+    from attn_conformance.slowdowns import slowdowns
+
+    try:
+        return dict(slowdowns())
+    except ModuleNotFoundError as error:
+        raise TargetError(
+            f"{target}: no module named {error.name!r}; try: pip install 'attn-conformance[torch]'"
+        ) from error
 
 
 @dataclass(frozen=True)

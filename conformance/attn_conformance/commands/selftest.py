@@ -1,4 +1,4 @@
-"""`attn-conformance selftest kills | alarms`; kills: the suite against wrong implementations and their right twins."""
+"""`attn-conformance selftest kills | alarms | slowdowns`; kills: the suite against wrong implementations and their right twins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from rich.console import Console
 from rich.table import Table
 
-from attn_conformance.commands import alarms
+from attn_conformance.commands import alarms, slowdowns
 from attn_conformance.commands.alarms import listed
 from attn_conformance.commands.run import writable
 from attn_conformance.files import put
@@ -33,6 +33,8 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
     """The exit status. Of kills: 0 if every mutant is rejected by its requirement and every twin passes, else 1."""
     if options.proof == "alarms":
         return alarms.command(options, options.jobs or _cores(), console, errors)
+    if options.proof == "slowdowns":
+        return slowdowns.command(options, console, errors)
     try:
         writable(options)
         with Progress("selftest kills", quiet=options.quiet, unit="tasks") as progress:
