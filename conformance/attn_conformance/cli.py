@@ -217,12 +217,14 @@ def parser() -> argparse.ArgumentParser:
 
     slower = proofs.add_parser(
         "slowdowns",
-        help="slow implementations have to be found slower than the same code without the waste, and that equal to itself",
+        help="slow implementations have to be found slower than the same code without the waste",
         epilog="Exit status: 0 if so; 1 if not, or if that is not certain; 2 nothing could be measured.",
     )
     slower.add_argument("--only", type=names, default=(), metavar="NAME[,...]", help="these slowdowns only")
     slower.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to (default cpu)")
-    slower.add_argument("--seed", type=int, default=0, help="of inputs and of the order of rounds (default 0)")
+    slower.add_argument(
+        "--seed", type=int, default=0, help="of inputs and of the order of rounds (default 0)"
+    )
     slower.add_argument("--json", type=Path, metavar="FILE", help="write the result down")
     slower.add_argument("--quiet", action="store_true", help="what is not caught and totals only")
     return top
@@ -281,6 +283,24 @@ def _bench(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default=(),
         metavar="WORK[,...]",
         help="forward, backward, decode, masked, padded, cross or grouped only",
+    )
+    bench.add_argument(
+        "--laws",
+        action="store_true",
+        help="instead: how time and memory grow with the sizes, which holds on any machine",
+    )
+    bench.add_argument(
+        "--strict", action="store_true", help="with --laws: laws that are only reported count as well"
+    )
+    bench.add_argument(
+        "--cliffs", action="store_true", help="instead: search sizes whose neighbour is much slower"
+    )
+    bench.add_argument(
+        "--examples",
+        type=positive,
+        default=6,
+        metavar="N",
+        help="with --cliffs: of each kind of neighbour (default 6, a second or more each)",
     )
     bench.add_argument("--seed", type=int, default=0, help="of inputs and of the order of rounds (default 0)")
     _narrowing(bench)

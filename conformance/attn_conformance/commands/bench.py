@@ -19,6 +19,7 @@ from attn_conformance.bench.clocks import quiet
 from attn_conformance.bench.machine import Fingerprint, fingerprint, match, shares
 from attn_conformance.bench.results import Benchmark, Benchmarks, Measurement
 from attn_conformance.bench.verdict import closing
+from attn_conformance.commands import cliffs, laws
 from attn_conformance.commands.alarms import listed
 from attn_conformance.commands.run import writable
 from attn_conformance.files import put
@@ -43,6 +44,8 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
     )  # read at import: else its profiler tells of memory freed
     try:
         writable(options)
+        if options.laws or options.cliffs:
+            return _alone(options, console)
         stored = None if options.baseline is None else read_benchmarks(options.baseline)
         result = measured(options, stored)
     except (TargetError, ValueError) as error:
@@ -63,9 +66,7 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
 def measured(options: argparse.Namespace, stored: Benchmarks | None = None) -> Benchmarks:
     """The run that the options ask for; against the stored one, if there is one: Refused before anything is timed."""
     machine = None if stored is None else _same_machine(options, stored)
-    narrowing = Narrowing(
-        options.convention, options.add, options.drop, options.dtype, options.head_dims, options.device
-    )
+    narrowing = _narrowing(options)
     name = f"bench {options.target}"
     with Progress(name, quiet=options.quiet, unit="workloads") as progress:
         result = runs.run(
@@ -87,6 +88,23 @@ def _same_machine(options: argparse.Namespace, stored: Benchmarks) -> Fingerprin
         machine = fingerprint(options.device, torch)
     checked(stored, machine, match)
     return machine
+
+
+def _narrowing(options: argparse.Namespace) -> Narrowing:
+    return Narrowing(
+        options.convention, options.add, options.drop, options.dtype, options.head_dims, options.device
+    )
+
+
+def _alone(options: argparse.Namespace, console: Console) -> int:
+    """What is asked of one implementation, without another."""
+    which = "--laws" if options.laws else "--cliffs"
+    if options.vs or options.baseline or options.html or options.markdown or options.only or (options.laws and options.cliffs):
+        raise ValueError(
+            f"{which} asks one implementation, for workloads of its own: no --vs, --only or other of the two"
+        )
+    verb = laws if options.laws else cliffs
+    return verb.command(options, _narrowing(options), console)
 
 
 def show(result: Benchmarks, console: Console, *, quiet: bool = False) -> None:

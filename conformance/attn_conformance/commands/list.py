@@ -34,8 +34,8 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
     console.print(
         "\nAnything else is judged by its path: attn-conformance run package.module:object, or path/to/file.py:object, "
         "where the object is a class, a function or an adapter.\n"
-        "The suite's own wrong, slow and right kernels and modules are mutant:NAME, defect:NAME, slow:NAME, twin:NAME and "
-        "control:NAME.",
+        "The suite's own wrong, slow and right kernels and modules are mutant:NAME, defect:NAME, slow:NAME, twin:NAME "
+        "and control:NAME.",
         markup=False,
     )
     return 0

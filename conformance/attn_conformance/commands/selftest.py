@@ -1,4 +1,4 @@
-"""`attn-conformance selftest kills | alarms | slowdowns`; kills: the suite against wrong implementations and their right twins."""
+"""`attn-conformance selftest kills | alarms | slowdowns`; kills: the suite against mutants and their twins."""
 
 from __future__ import annotations
 

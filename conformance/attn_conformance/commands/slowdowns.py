@@ -55,25 +55,41 @@ def show(result: Slowdowns, console: Console, *, quiet: bool = False) -> None:
         console.print("\nNot run: what the same slowdowns do on CUDA (--device cuda).")
     totals = result.totals
     console.print(
-        f"\n[{'bold green' if result.ok else 'bold red'}]{totals['caught']} of {len(result.outcomes)} slowdowns caught, "
-        f"{totals['missed']} missed, {totals['undecided']} undecided; {totals['alarm']} right twins found slower than "
-        f"themselves[/] (seed {result.seed}, {result.seconds:.1f} s)"
+        f"\n[{'bold green' if result.ok else 'bold red'}]{totals['caught']} of {len(result.outcomes)} slowdowns "
+        f"caught, {totals['missed']} missed, {totals['undecided']} undecided; {totals['alarm']} right twins found "
+        f"slower than themselves[/] (seed {result.seed}, {result.seconds:.1f} s)"
     )
 
 
 def _table(result: Slowdowns) -> Table:
     table = Table(show_edge=False, pad_edge=False)
-    for name in ("slowdown", "ratio [low, high]", "rounds", "verdict", "twin against\nitself", "rounds", "tries"):
+    for name in (
+        "slowdown",
+        "ratio [low, high]",
+        "rounds",
+        "verdict",
+        "twin against\nitself",
+        "rounds",
+        "tries",
+    ):
         table.add_column(name, justify="left" if name in ("slowdown", "verdict") else "right")
     for outcome in result.outcomes:
         rounds = ("" if d is None else str(d.rounds) for d in (outcome.decision, outcome.canary))
         verdict = f"[{STYLES[outcome.verdict]}]{outcome.verdict}[/]"
         first, second = rounds
         table.add_row(
-            outcome.name, _bounds(outcome.decision), first, verdict, _bounds(outcome.canary), second, str(outcome.tries)
+            outcome.name,
+            _bounds(outcome.decision),
+            first,
+            verdict,
+            _bounds(outcome.canary),
+            second,
+            str(outcome.tries),
         )
     return table
 
 
 def _bounds(decision: Decision | None) -> str:
-    return "" if decision is None else escape(f"{decision.ratio:.3f} [{decision.low:.3f}, {decision.high:.3f}]")
+    return (
+        "" if decision is None else escape(f"{decision.ratio:.3f} [{decision.low:.3f}, {decision.high:.3f}]")
+    )

@@ -1,7 +1,7 @@
 """Slowdowns: slow kernels and modules against the same code without the waste, through the gate of the benchmarks.
 
-Each is a run of its own, which begins with the right twin against itself: the first has to be found slower, and the twin
-equal to itself.
+Each is a run of its own, which begins with the right twin against itself: the slow one has to be found slower, and the
+twin no slower than itself.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def run(
 ) -> Slowdowns:
     """Hold each slowdown, or those in `only`, against its twin.
 
-    clock and machine: as of `bench.run`. ValueError for a name that there is not, TargetError where nothing can be called.
+    clock and machine: as of `bench.run`. ValueError for an unknown name, TargetError where nothing can be called.
     """
     begun = time.monotonic()
     chosen = _chosen(tuple(only))

@@ -50,9 +50,7 @@ def triangle(q: Tensor, k: Tensor) -> Tensor:
     return torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
 
 
-def right(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False
-) -> Tensor:
+def right(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     """Right: one call of PyTorch's kernel, whichever it chooses."""
     return attend(q, k, v, mask, is_causal)
 
@@ -95,12 +93,10 @@ def mask_expanded(
 
 
 @slowdown("held-up", twin=right, features=PADDED, cpu=CAUSAL, cuda=CUDA_SHORT)
-def held_up(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False
-) -> Tensor:
-    """On CUDA it waits for its result; on a CPU, where nothing is to be awaited, it spins for a few per cent of its time.
+def held_up(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """It waits for its own result on CUDA, and on a CPU spins for a few per cent of its time.
 
-    A sleep would not do: the clock of the thread stands still meanwhile.
+    There is nothing to be awaited on a CPU, and a sleep would not do: the clock of the thread stands still meanwhile.
     """
     begun = time.thread_time_ns()
     out = attend(q, k, v, mask, is_causal)

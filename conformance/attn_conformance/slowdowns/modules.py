@@ -20,7 +20,7 @@ CLAIMS = Claims(dtypes=DTYPES, devices=("cpu", "cuda"), features=frozenset({"cau
 ROOM = 1.25
 """Rows that a new buffer has, in multiples of those that it is made for."""
 
-DECODE = Workload("decode", 1, 4, 1, 512, 64, "float32", is_causal=True, kind="module")
+DECODE = Workload("decode", 1, 2, 1, 1024, 32, "float32", is_causal=True, kind="module")
 """Small enough for the caches of one core: what comes from memory is timed by the neighbours, too."""
 
 CUDA_DECODE = Workload("decode", 16, 16, 1, 4096, 128, "bfloat16", True, kind="module", device="cuda")
@@ -172,6 +172,4 @@ for _name, _session in (
     ("cache-copied", Copied),
     ("tokens-projected-again", ProjectedAgain),
 ):
-    register(
-        Slowdown(_name, Module(_session), RIGHT, CLAIMS, {"cpu": DECODE, "cuda": CUDA_DECODE})
-    )
+    register(Slowdown(_name, Module(_session), RIGHT, CLAIMS, {"cpu": DECODE, "cuda": CUDA_DECODE}))
