@@ -3,9 +3,9 @@
 An exponent is the slope of log time over log size. It is taken at the largest three sizes of a ladder that doubles,
 since what a call costs at any size flattens the small ones; and of the two slopes there the lesser counts, since a
 cache that is left behind makes one step steep, and growth both (least squares through all three would take the step
-for growth). All sizes of a law are timed in each round, in an order drawn anew, and each round gives one exponent; the
-median of these, between exact bounds, is held against the law. So it goes with ratios of two times. Peaks are taken
-once, and exact where the framework's allocator tells.
+for growth). All sizes of a law are timed in each round, in an order drawn anew, and each round gives one of either
+slope; the median of these, between exact bounds, is held against the law. So it goes with ratios of two times. Peaks
+are taken once, and exact where the framework's allocator tells.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import log
-from typing import Literal
+from math import inf, log
+from statistics import median
+from typing import Any, Literal
 
+from attn_conformance.bench.rule import rank_of_bound
 from attn_conformance.bench.workloads import Workload
 from attn_conformance.subject import Subject
 
@@ -62,12 +64,24 @@ class Law:
     least: float | None = None
     level: Level = "must"
 
-    def value(self, numbers: Sequence[float]) -> float:
-        """The exponent or ratio of one time or peak for each workload."""
+    def values(self, numbers: Sequence[float]) -> tuple[float, ...]:
+        """The ratio, or the slopes of which the least is the exponent, of one time or peak for each workload."""
         if self.measure == "ratio":
-            return numbers[0] / numbers[1]
+            return (numbers[0] / numbers[1],)
         points = list(zip(self.sizes, numbers, strict=True))[-FITTED:]
-        return min(log(b / a) / log(n / m) for (m, a), (n, b) in pairwise(points))
+        return tuple(log(b / a) / log(n / m) for (m, a), (n, b) in pairwise(points))
+
+    def estimate(self, rounds: Sequence[Sequence[float]], alpha: float) -> tuple[float, float, float]:
+        """The exponent or ratio, from the times of each round, and bounds, each wrong with probability alpha at most.
+
+        Each slope has its own median and bounds, since the lesser of two noisy ones would be too small on average.
+        """
+        columns = [sorted(column) for column in zip(*map(self.values, rounds), strict=True)]
+        rank = rank_of_bound(len(rounds), alpha / len(columns))
+        value = min(map(median, columns))
+        if not rank:
+            return value, -inf, inf
+        return value, min(column[rank - 1] for column in columns), min(column[-rank] for column in columns)
 
     def verdict(self, low: float, high: float) -> Verdict:
         """Of a value that lies between these."""
@@ -109,8 +123,13 @@ def _ladder(largest: Workload, variable: str, steps: int = 5) -> tuple[tuple[int
     """Sizes that double up to that of the largest workload, and the workloads."""
     top: int = getattr(largest, variable)
     sizes = tuple(top >> n for n in reversed(range(steps)) if top >> n)
-    both = ("T", "S") if variable == "T" else (variable,)
-    return sizes, tuple(replace(largest, **dict.fromkeys(both, size)) for size in sizes)
+    return sizes, tuple(_sized(largest, variable, size) for size in sizes)
+
+
+def _sized(workload: Workload, variable: str, size: int) -> Workload:
+    """With another size; T is S, too."""
+    changes: dict[str, Any] = dict.fromkeys(("T", "S") if variable == "T" else (variable,), size)
+    return replace(workload, **changes)
 
 
 def _growth(name: str, says: str, largest: Workload, variable: str, most: float) -> Law:

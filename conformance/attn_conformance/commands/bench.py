@@ -103,8 +103,8 @@ def _alone(options: argparse.Namespace, console: Console) -> int:
         raise ValueError(
             f"{which} asks one implementation, for workloads of its own: no --vs, --only or other of the two"
         )
-    verb = laws if options.laws else cliffs
-    return verb.command(options, _narrowing(options), console)
+    command = laws.command if options.laws else cliffs.command
+    return command(options, _narrowing(options), console)
 
 
 def show(result: Benchmarks, console: Console, *, quiet: bool = False) -> None:

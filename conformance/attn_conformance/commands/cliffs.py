@@ -7,7 +7,6 @@ import json
 
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 
 from attn_conformance.bench.cliff_script import script
 from attn_conformance.bench.cliffs import Cliff, Cliffs, run
@@ -42,7 +41,7 @@ def show(result: Cliffs, scripts: list[str], console: Console) -> None:
     """Print each cliff with its script, what could not be measured, and how much was searched."""
     for cliff, text in zip(result.found, scripts, strict=True):
         console.print(f"[bold red]{cliff.step.kind}[/]: {escape(_told(cliff))}")
-        console.print(Padding(escape(text), (1, 0, 1, 2)))
+        console.print(f"\n{text}", markup=False, soft_wrap=True)
     listed("Not measured", result.problems, console)
     ok = result.ok
     undecided = f", {result.undecided} left open by noise" if result.undecided else ""

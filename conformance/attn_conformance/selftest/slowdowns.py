@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from attn_conformance.bench import machine as machines
 from attn_conformance.bench import run as runs
 from attn_conformance.bench.clocks import Clock, quiet
+from attn_conformance.bench.pairs import Progress
 from attn_conformance.bench.results import Benchmarks
 from attn_conformance.bench.rule import Decision, Rule
 from attn_conformance.bench.workloads import Workload
@@ -85,7 +86,7 @@ class Slowdowns:
     def totals(self) -> dict[str, int]:
         """How many there are of each verdict."""
         found = [outcome.verdict for outcome in self.outcomes]
-        return {verdict: found.count(verdict) for verdict in ("caught", "missed", "alarm", "undecided")}  # type: ignore[arg-type]
+        return {verdict: found.count(verdict) for verdict in get_args(Verdict)}
 
     def to_json(self) -> dict[str, Any]:
         """The file that `--json` writes."""
@@ -101,7 +102,7 @@ def run(
     only: Iterable[str] = (),
     seed: int = 0,
     rule: Rule = Rule(),
-    progress: runs.Progress = runs.silent,
+    progress: Progress = runs.silent,
     clock: Callable[[Collection[str], str], Clock] | None = None,
     machine: Mapping[str, Any] | None = None,
 ) -> Slowdowns:

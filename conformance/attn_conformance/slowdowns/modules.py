@@ -43,7 +43,8 @@ class Handle:
 
     def heads(self, part: str, x: Tensor) -> Tensor:
         """(B, T, n_state) to (B, H, T, D), a view of the projection."""
-        return self.project(part, x).unflatten(2, (self.n_head, -1)).transpose(1, 2)
+        B, T, n_state = x.shape
+        return self.project(part, x).view(B, T, self.n_head, n_state // self.n_head).transpose(1, 2)
 
     def pair(self, source: Tensor) -> Pair:
         """Keys and values of x or xa."""
