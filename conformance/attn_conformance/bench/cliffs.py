@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
@@ -22,6 +22,7 @@ from attn_conformance.bench.clocks import Clock, clock_for, quiet
 from attn_conformance.bench.grids import missing
 from attn_conformance.bench.lawful import dtype_of
 from attn_conformance.bench.pairs import Progress, Side, compare
+from attn_conformance.bench.posed import Posed
 from attn_conformance.bench.posed_kernel import PosedKernel
 from attn_conformance.bench.rule import Decision, Rule
 from attn_conformance.bench.run import silent, version_of
@@ -129,7 +130,15 @@ class Cliffs:
         return {"cliffs": SCHEMA} | asdict(self) | {"found": found}
 
 
-class Strided(PosedKernel):
+class Apart(PosedKernel):
+    """A workload whose buffers are not exchanged for those of another side, which lie differently."""
+
+    def alike(self, other: Posed[Any]) -> bool:
+        """Never."""
+        return False
+
+
+class Strided(Apart):
     """The same workload on arrays whose rows lie one number further apart."""
 
     def repeat(self, times: int) -> None:
@@ -142,15 +151,23 @@ class Strided(PosedKernel):
                 natives[name] = border.asarray(wide[..., :-1], device)
 
 
-class StridedSide(Side):
-    """A side whose arrays are Strided."""
+class Laid(Side):
+    """A side of a kernel whose arrays are laid out in one way."""
+
+    posing: ClassVar[type[PosedKernel]] = Apart
 
     def __init__(
         self, subject: Subject, workload: Workload, version: str | None, seed: Sequence[int]
     ) -> None:
         super().__init__(subject, workload, version, seed)
         assert isinstance(subject, KernelSubject)
-        self.posed = Strided(subject.open(), workload, self.rng)
+        self.posed = self.posing(subject.open(), workload, self.rng)
+
+
+class LaidOdd(Laid):
+    """One whose rows lie one number further apart."""
+
+    posing = Strided
 
 
 def steps(kind: Kind, found: Subject, dtype: str, device: str) -> st.SearchStrategy[Step]:
@@ -218,9 +235,9 @@ class Search:
         seed = (*self.seed, len(self.known))
         version = version_of(self.subject.target)
         try:
-            base = Side(self.subject, step.workload, version, (*seed, 1))
-            kind = StridedSide if step.kind == "strides" else Side
-            other = kind(self.subject, step.neighbour, version, (*seed, 2))
+            one, two = (Laid, LaidOdd) if step.kind == "strides" else (Side, Side)
+            base = one(self.subject, step.workload, version, (*seed, 1))
+            other = two(self.subject, step.neighbour, version, (*seed, 2))
         except Failed as failed:
             self.problems.append(f"{step.describe()}: {failed}")
             return None

@@ -99,9 +99,10 @@ def _narrowing(options: argparse.Namespace) -> Narrowing:
 def _alone(options: argparse.Namespace, console: Console) -> int:
     """What is asked of one implementation, without another."""
     which = "--laws" if options.laws else "--cliffs"
-    if options.vs or options.baseline or options.html or options.markdown or options.only or (options.laws and options.cliffs):
+    others = (options.vs, options.baseline, options.only, options.html, options.markdown)
+    if any(others) or (options.laws and options.cliffs):
         raise ValueError(
-            f"{which} asks one implementation, for workloads of its own: no --vs, --only or other of the two"
+            f"{which} asks one implementation for workloads of its own, and goes with --json alone"
         )
     command = laws.command if options.laws else cliffs.command
     return command(options, _narrowing(options), console)

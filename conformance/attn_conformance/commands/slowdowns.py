@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,6 +24,7 @@ STYLES = {"caught": "green", "missed": "bold red", "alarm": "bold red", "undecid
 
 def command(options: argparse.Namespace, console: Console, errors: Console) -> int:
     """The exit status: 0 if every slowdown is caught without an alarm, else 1; 2 where nothing could be measured."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else PyTorch's profiler tells of memory freed
     try:
         writable(options)
         with Progress("selftest slowdowns", quiet=options.quiet, unit="slowdowns") as progress:
