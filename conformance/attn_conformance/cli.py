@@ -282,7 +282,7 @@ def _bench(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         type=names,
         default=(),
         metavar="WORK[,...]",
-        help="forward, backward, decode, masked, padded, cross or grouped only",
+        help="forward, backward, decode, masked, padded, cross, cross-decode or grouped only",
     )
     bench.add_argument(
         "--laws",

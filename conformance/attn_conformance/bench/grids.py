@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
-from attn_conformance.bench.workloads import WORKS, Workload
+from attn_conformance.bench.workloads import CACHED, WORKS, Workload
 from attn_conformance.names import suggestion
 from attn_conformance.subject import Subject
 
@@ -20,6 +20,7 @@ NEEDS = {
     "masked": "float-mask",
     "padded": "bool-mask",
     "cross": "cross",
+    "cross-decode": "cross",
     "grouped": "gqa",
 }
 """The claim without which a work cannot be asked for."""
@@ -54,6 +55,7 @@ def _cpu(kind: Kind, dtype: str) -> list[Workload]:
         Workload("masked", 1, 8, 256, 256, 64, dtype),
         Workload("padded", 2, 8, 256, 256, 64, dtype),
         Workload("cross", 1, 8, 64, 1024, 64, dtype),
+        *([Workload("cross-decode", 2, 8, 1, 1024, 64, dtype)] if kind == "module" else []),
         Workload("grouped", 1, 8, 256, 256, 64, dtype, is_causal=True, Hkv=2),
     ]
 
@@ -77,6 +79,7 @@ def _cuda(kind: Kind, dtype: str) -> list[Workload]:
         Workload("masked", 4, 16, 2048, 2048, 128, dtype),
         Workload("padded", 8, 16, 2048, 2048, 128, dtype),
         Workload("cross", 8, 16, 512, 4096, 128, dtype),
+        *([Workload("cross-decode", 16, 16, 1, 4096, 128, dtype)] if kind == "module" else []),
         Workload("grouped", 8, 16, 2048, 2048, 128, dtype, is_causal=True, Hkv=4),
     ]
     return [w for w in shapes if kind == "kernel" or w.S <= 4096]
@@ -94,9 +97,9 @@ def missing(workload: Workload, subject: Subject) -> str | None:
     if claims.head_sizes and workload.D not in claims.head_sizes:
         return f"{subject.target} does not serve head size {workload.D}"
     needed = [NEEDS[workload.work]] if workload.work in NEEDS else []
-    if workload.work == "decode":
+    if workload.work in CACHED:
         needed.append("cache" if kind == "module" else "cross")
     if workload.is_causal and workload.work != "decode":
         needed.append("causal")
-    lacking = [feature for feature in needed if feature not in claims.features]
+    lacking = [feature for feature in dict.fromkeys(needed) if feature not in claims.features]
     return f"{subject.target} does not claim {', '.join(lacking)}" if lacking else None

@@ -10,7 +10,7 @@ import numpy as np
 
 from attn_conformance.bench.inputs import Drawn, pool
 from attn_conformance.bench.posed import PLACES_JUDGED, PREFIX, Posed, Sample, padding, shaped, within
-from attn_conformance.bench.workloads import Workload
+from attn_conformance.bench.workloads import CACHED, Workload
 from attn_conformance.borders import Natives
 from attn_conformance.cases.forward import draw_params
 from attn_conformance.gradients import ask_gradients, compared
@@ -52,47 +52,52 @@ class PosedModule(Posed[ModuleSubject]):
             shapes["mask"] = (w.T, w.S)
         if w.work == "backward":
             shapes["dout"] = shapes["x"]
-        if w.work == "decode":
-            shapes[PREFIX] = (w.B, w.S - 1, size)
+        if w.work in CACHED:
+            shapes[PREFIX] = (w.B, w.S - (w.work == "decode"), size)
         self.pool = pool(subject.border, subject.device, shapes, w.dtype, rng)
         mask = padding(w)
         self.fixed = {} if mask is None else {"mask": subject.border.asarray(mask, subject.device)}
         self.session: Any = None
         self.prefix = 0  # which window the session began with
+        self.other: Any = None  # the other sequence, whose keys it holds
         self.tokens: list[Drawn] = []
         super().__init__(rng)
 
     def refresh(self) -> None:
         """Other tokens; and another cache, once this one has grown enough."""
         before = len(self.tokens)
-        if self.workload.work == "decode":
+        if self.workload.work in CACHED:
             most = max(self.workload.S // GROWTH, len(self.buffers))
             if self.session is None or before + len(self.buffers) > most:
                 self.session, self.tokens = None, []
         super().refresh()
-        if self.workload.work == "decode":
+        if self.workload.work in CACHED:
             self.tokens += self.drawn
 
     def bound(self, natives: Natives) -> Callable[[], Any]:
         """One call of forward, with a backward pass, or one step."""
         implementation, mask = self.subject.implementation, natives.get("mask")
-        if self.workload.work == "decode":
+        if self.workload.work in CACHED:
             if self.session is None:
                 self.prefix = int(self.pool.draw(self.rng)[PREFIX])
                 self.session = self._warm()
-            return partial(self.session.step, natives["x"])
+            across = () if self.other is None else (self.other,)
+            return partial(self.session.step, natives["x"], *across)
         forward = partial(implementation.forward, self.handle, natives["x"], natives.get("xa"), mask)
         return self._with_gradients(natives, forward) if self.workload.work == "backward" else forward
 
     def _warm(self) -> Any:
-        """A session that holds S - 1 keys."""
-        session = self.subject.session(self.handle)
-        if self.workload.S > 1:
-            tokens = self.subject.border.asarray(
-                self.pool.array({PREFIX: self.prefix}, PREFIX), self.subject.device
-            )
-            with blaming(), self.subject.border.grad_mode("off"):
+        """A session that holds S - 1 keys, or all S of the other sequence."""
+        session, prefix = self.subject.session(self.handle), self.pool.array({PREFIX: self.prefix}, PREFIX)
+        if prefix.shape[1] == 0:
+            return session
+        tokens = self.subject.border.asarray(prefix, self.subject.device)
+        with blaming(), self.subject.border.grad_mode("off"):
+            if self.workload.work == "decode":
                 session.step(tokens)
+            else:
+                self.other = tokens
+                session.step(tokens[:, :1], tokens)
         return session
 
     def _with_gradients(self, natives: Natives, forward: Callable[[], Any]) -> Callable[[], Any]:
@@ -123,9 +128,9 @@ class PosedModule(Posed[ModuleSubject]):
 
     def earlier(self, number: int) -> tuple[Drawn, ...]:
         """The prefix of the cache, then the tokens since."""
-        if self.workload.work != "decode":
+        if self.workload.work not in CACHED:
             return ()
-        until = len(self.tokens) - len(self.drawn) + number
+        until = len(self.tokens) - len(self.drawn) + number if self.workload.work == "decode" else 0
         return ({PREFIX: self.prefix}, *self.tokens[:until])
 
     def judge(self, sample: Sample) -> float:
@@ -156,9 +161,11 @@ class PosedModule(Posed[ModuleSubject]):
         """What keys and values are projected from, (1, S, n_state)."""
         if self.workload.work == "cross":
             return self.pool.array(sample.drawn, "xa")[b : b + 1]
-        if self.workload.work != "decode":
+        if self.workload.work not in CACHED:
             return x
         prefix, *tokens = sample.earlier
+        if self.workload.work == "cross-decode":
+            return self.pool.array(prefix, PREFIX)[b : b + 1]
         parts = [self.pool.array(prefix, PREFIX)] + [self.pool.array(t, "x") for t in tokens]
         return np.concatenate([part[b : b + 1] for part in parts] + [x], axis=1)
 

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-Work = Literal["forward", "backward", "decode", "masked", "padded", "cross", "grouped"]
+Work = Literal["forward", "backward", "decode", "masked", "padded", "cross", "cross-decode", "grouped"]
 """forward: self-attention. backward: the same with its gradients. decode: one query against S keys. masked: a floating
 (T, S) mask. padded: a boolean (B, 1, 1, S) mask that hides the last quarter of each other element. cross: T queries,
-S keys of another sequence. grouped: as forward, with a key head for each four query heads."""
+S keys of another sequence. cross-decode: one query against S cached keys of another sequence. grouped: as forward, with
+a key head for each four query heads."""
 
 WORKS: tuple[Work, ...] = get_args(Work)
+
+CACHED = ("decode", "cross-decode")
+"""Works in which a module finds its keys in a cache; to a kernel they are the same."""
 
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -50,7 +54,7 @@ class Workload:
         projections = 0.0
         if self.kind == "module":
             n_state = self.H * self.D
-            rows = 2 * self.T + 2 * (0 if self.work == "decode" else self.S)
+            rows = 2 * self.T + 2 * (0 if self.work in CACHED else self.S)
             projections = 2.0 * self.B * rows * n_state**2
         if self.work == "backward":
             return pairs * 3.5 + projections * 3

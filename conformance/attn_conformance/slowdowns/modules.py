@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,9 @@ ROOM = 1.25
 DECODE = Workload("decode", 1, 2, 1, 1024, 32, "float32", is_causal=True, kind="module")
 """Small enough for the caches of one core: what comes from memory is timed by the neighbours, too."""
 
+CROSS = replace(DECODE, work="cross-decode", is_causal=False)
 CUDA_DECODE = Workload("decode", 16, 16, 1, 4096, 128, "bfloat16", True, kind="module", device="cuda")
+CUDA_CROSS = replace(CUDA_DECODE, work="cross-decode", is_causal=False)
 
 Pair = tuple[Tensor, Tensor]
 """Keys and values, each (B, H, S, D)."""
@@ -169,8 +171,9 @@ class Module:
 
 RIGHT = Module(Session)
 
-for _name, _session in (
-    ("cache-copied", Copied),
-    ("tokens-projected-again", ProjectedAgain),
+for _name, _session, _cpu, _cuda in (
+    ("cache-copied", Copied, DECODE, CUDA_DECODE),
+    ("tokens-projected-again", ProjectedAgain, DECODE, CUDA_DECODE),
+    ("cross-cache-projected-again", CrossProjectedAgain, CROSS, CUDA_CROSS),
 ):
-    register(Slowdown(_name, Module(_session), RIGHT, CLAIMS, {"cpu": DECODE, "cuda": CUDA_DECODE}))
+    register(Slowdown(_name, Module(_session), RIGHT, CLAIMS, {"cpu": _cpu, "cuda": _cuda}))
