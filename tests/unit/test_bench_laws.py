@@ -230,3 +230,13 @@ def test_the_command_line(
 def test_a_target_that_answers_nothing_is_refused(hold: Hold) -> None:
     with pytest.raises(TargetError, match="has no 'missing'"):
         hold(lambda T, S, c: 1, LENGTH, target="missing")
+
+
+def test_the_guide_names_the_limits() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "benchmarks.md").read_text(encoding="utf-8")
+    table = guide.partition("## Laws")[2].partition("## Cliffs")[0]
+    rows = {row.split(" | ")[0].removeprefix("| "): row for row in table.splitlines() if row.startswith("| ")}
+    for law in laws(subject("torch-sdpa")[0], "float32", "cpu"):
+        assert f"{law.most:g}" in rows[law.name] or law.name == "heads"
+        assert law.least is None or f"{law.least:g}" in rows[law.name]
+        assert law.level in rows[law.name]

@@ -268,7 +268,7 @@ def smallest(search: Search, strategy: st.SearchStrategy[Step], examples: int, s
         deadline=None,
         phases=(Phase.generate, Phase.shrink),
         report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=(HealthCheck.too_slow,),
         verbosity=Verbosity.quiet,
     )
     @given(strategy)
@@ -309,19 +309,20 @@ def run(
         raise TargetError(f"{target}: {refused['OUT-1']}")
     dtype, device = dtype_of(found, narrowing), narrowing.device
     reasons = {kind: unasked(kind, found, dtype, device) for kind in kinds}
-    asked = [kind for kind in kinds if reasons[kind] is None]
+    asked: list[Kind] = [kind for kind in kinds if reasons[kind] is None]
     if not asked:
         raise ValueError(f"nothing can be asked of {target}: {'; '.join(r for r in reasons.values() if r)}")
     timer = (clock or clock_for)({found.border.name}, device)
-    searches, cliffs = [], []
+    searches: list[Search] = []
+    cliffs: list[Cliff] = []
     with quiet({found.border.name}, device):
         for number, kind in enumerate(asked):
             progress(kind, number, len(asked))
             among = len(asked) * (examples + SHRINKS)
             search = Search(found, timer, factor, (seed, number), among)
             searches.append(search)
-            if (cliff := smallest(search, steps(kind, found, dtype, device), examples, seed)) is not None:
-                cliffs.append(cliff)
+            cliff = smallest(search, steps(kind, found, dtype, device), examples, seed)
+            cliffs += [] if cliff is None else [cliff]
     return Cliffs(
         target,
         seed,

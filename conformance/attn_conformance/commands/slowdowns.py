@@ -54,7 +54,9 @@ def show(result: Slowdowns, console: Console, *, quiet: bool = False) -> None:
         console,
     )
     if result.device == "cpu":
-        console.print("\nNot run: what the same slowdowns do on CUDA (--device cuda).")
+        console.print(
+            "\nNot run: any on CUDA, where held-up waits for the device and spins no more (--device cuda)."
+        )
     totals = result.totals
     console.print(
         f"\n[{'bold green' if result.ok else 'bold red'}]{totals['caught']} of {len(result.outcomes)} slowdowns "

@@ -135,24 +135,24 @@ def _chosen(only: tuple[str, ...]) -> list[Slowdown]:
 
 def _outcome(slowdown: Slowdown, device: str, once: Callable[[int, Slowdown], Benchmarks]) -> Outcome:
     """The outcome of the first run that tells."""
-    seconds = 0.0
-    for number in range(1, TRIES + 1):
+    seconds, number = 0.0, 0
+    while True:
+        number += 1
         result = once(number, slowdown)
         (benchmark,) = result.benchmarks
-        seconds += result.seconds
-        outcome = Outcome(
+        seconds = round(seconds + result.seconds, 1)
+        found = Outcome(
             slowdown.name,
             slowdown.lie,
             benchmark.workload,
             benchmark.decision,
             result.canary,
             number,
-            round(seconds, 1),
+            seconds,
             benchmark.problem,
         )
-        if outcome.verdict != "undecided":
-            break
-    return outcome
+        if found.verdict != "undecided" or number == TRIES:
+            return found
 
 
 def _run(
