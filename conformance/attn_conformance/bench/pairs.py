@@ -224,13 +224,17 @@ def compare(
     rule: Rule,
     rng: np.random.Generator,
     benchmarks: int = 1,
+    limit: float = LIMIT,
 ) -> tuple[Clock, Decision | None]:
-    """The decision on the pair, None where one of them has a problem; and the clock that it rests on."""
+    """The decision on the pair, None where one of them has a problem; and the clock that it rests on.
+
+    limit: seconds that the rounds may take, as LIMIT says.
+    """
     sides = (base, candidate)
     if base.posed.alike(candidate.posed):
         candidate.posed.pool = base.posed.pool  # one place in memory that inputs come from
     clock, each = warm(sides, clock, rng)
-    looks = tuple(look for look in rule.looks if look * each <= LIMIT) or rule.looks[:1]
+    looks = tuple(look for look in rule.looks if look * each <= limit) or rule.looks[:1]
     rule, done = replace(rule, looks=looks), 0
     for look in looks:
         if base.problem or candidate.problem:
