@@ -7,6 +7,7 @@ until the rule decided, and judging cuts it there again.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from math import sqrt
@@ -94,7 +95,8 @@ class Part:
             readings = (np.split(data[name], ends) for name in READINGS)
             facts = (data[name].tolist() for name in ("more", "clock", "repeats", "passed", "problem"))
             rows = zip(*facts, *readings, strict=True)
-            return Part(*json.loads(str(data["about"])), tuple(Comparison(*row) for row in rows))
+            number, workload, before, after = json.loads(str(data["about"]))
+            return Part(number, workload, before, after, tuple(Comparison(*row) for row in rows))
 
 
 READINGS = tuple(field.name for field in fields(Comparison) if field.name.startswith(("base", "candidate")))
@@ -259,7 +261,7 @@ def _rates(more: bool, name: str, processes: list[list[Comparison]], rule: Rule)
     found = [c for comparisons in processes for c in comparisons]
     counting = [c for c in found if not c.problem]
     decisions = [d for c in counting for d in windows(c.base, c.candidate, rule)]
-    counts = {verdict: sum(d.verdict == verdict for d in decisions) for verdict in ("regressed", "fine", "inconclusive")}
+    counts = Counter(decision.verdict for decision in decisions)
     failed = len(found) - len(counting)
     total = len(decisions) + failed
     wrong = total - counts["regressed"] if more else counts["regressed"]

@@ -1,8 +1,8 @@
 """Recordings of pairs: two copies of one function, and one with a twentieth more work, timed as a benchmark times them.
 
 `python -m attn_conformance.selftest.recordings record FOLDER --processes 300` records, each process with buffers and
-orders of its own, and goes on where it was broken off; `... judge FOLDER... --json FILE --markdown FILE` applies the rule
-to what was recorded (recorded.py).
+orders of its own, and goes on where it was broken off; `... judge FOLDER... --json FILE --markdown FILE` applies the
+rule to what was recorded (recorded.py).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ MORE = 1
 """Heads that the slower side has beside twenty: 5 % more work, in the same call."""
 
 FROM_BUFFERS = {"cpu": 1, "cuda": 5}
-"""Comparisons in succession on the same buffers: on CUDA these are large, and new ones take longer than a comparison."""
+"""Comparisons in succession on the same buffers: on CUDA new ones take longer than a comparison."""
 
 
 @dataclass(frozen=True)
