@@ -265,12 +265,30 @@ def _bench(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "bench",
         help="speed and memory, and whether one implementation is slower than another",
         description="Time an implementation, and with --vs hold it against another: in turn, on fresh inputs, with the "
-        "results checked. All in one process: the target's code is not isolated.",
+        "results checked. All in one process, unless the base comes from another environment; the target's code is not "
+        "isolated.",
         epilog="Exit status: 0 if nothing is slower and every time counts; 1 if not, or if that is not certain; 2 "
         "nothing could be measured.",
     )
     bench.add_argument("target", metavar="TARGET", help="as for run")
     bench.add_argument("--vs", metavar="TARGET", help="the base that it must not be slower than")
+    elsewhere = bench.add_mutually_exclusive_group()
+    elsewhere.add_argument(
+        "--vs-revision",
+        metavar="REV",
+        help="take the base (or TARGET itself, without --vs) from this revision of the git repository of the current "
+        "folder; as with the next two, base and candidate are in processes of their own",
+    )
+    elsewhere.add_argument(
+        "--vs-package",
+        metavar="NAME==VERSION",
+        help="take it from this package, or any other that pip installs, without its dependencies",
+    )
+    elsewhere.add_argument(
+        "--vs-python",
+        metavar="PYTHON",
+        help="take it from the environment of this interpreter, which needs the suite's dependencies",
+    )
     bench.add_argument(
         "--baseline",
         type=Path,

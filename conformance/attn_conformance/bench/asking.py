@@ -17,6 +17,7 @@ from attn_conformance.asking import importing
 from attn_conformance.bench import machine as machines
 from attn_conformance.bench.baseline import Refused, against, checked
 from attn_conformance.bench.clocks import Clock, clock_for, quiet
+from attn_conformance.bench.contenders import Contender
 from attn_conformance.bench.gate import outcome
 from attn_conformance.bench.grids import grid
 from attn_conformance.bench.results import Benchmark, Benchmarks, LeftOut
@@ -26,7 +27,6 @@ from attn_conformance.bench.store import PROPERTY, View
 from attn_conformance.bench.workloads import Workload
 from attn_conformance.report.bench import again
 from attn_conformance.report.reading import read_benchmarks
-from attn_conformance.subject import Subject
 from attn_conformance.targets import Narrowing
 
 GROUP = "attn-bench"
@@ -65,7 +65,7 @@ class Bench:
     @cached_property
     def borders(self) -> set[str]:
         """The frameworks of both."""
-        return {one.border.name for one in (self.new, self.old) if one is not None}
+        return {one.framework for one in (self.new, self.old) if one is not None}
 
     @cached_property
     def clock(self) -> Clock:
@@ -89,7 +89,7 @@ class Bench:
         """Nothing but the work in this process."""
         return quiet(self.borders, self.terms.narrowing.device)
 
-    def _posed(self, workload: Workload, number: int, new: Subject, old: Subject | None) -> Benchmark:
+    def _posed(self, workload: Workload, number: int, new: Contender, old: Contender | None) -> Benchmark:
         seed = (self.terms.seed, number)
         with self.quiet():
             return Posing(workload, new, old, self.rule, self.total, seed).benchmark(self.clock)

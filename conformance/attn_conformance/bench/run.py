@@ -1,33 +1,32 @@
 """One run of benchmarks: what is posed to whom, the canary, and what was left out.
 
-All of it in one process, with nothing between the suite and the implementation: times across processes differ by more
-than what is looked for.
+All of it in one process, with nothing between the suite and the implementation; what is in another one takes part
+through contenders (distant.py).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from attn_conformance.bench import machine as machines
-from attn_conformance.bench.clocks import Clock, clock_for, quiet, throttled
-from attn_conformance.bench.grids import grid, missing
+from attn_conformance.bench.clocks import Clock, clock_for, quiet
+from attn_conformance.bench.contenders import Contender, Here
+from attn_conformance.bench.contenders import version_of as version_of  # where others look for it
+from attn_conformance.bench.grids import grid
 from attn_conformance.bench.pairs import Progress, Side, compare, measure
 from attn_conformance.bench.results import Benchmark, Benchmarks, LeftOut, Measurement
 from attn_conformance.bench.rule import Decision, Rule
 from attn_conformance.bench.verdict import CANARY
 from attn_conformance.bench.workloads import Workload
 from attn_conformance.endings import described, over
-from attn_conformance.environment import environment
 from attn_conformance.judge import Failed
-from attn_conformance.loading import TargetError, place
-from attn_conformance.subject import Subject
-from attn_conformance.targets import Narrowing, subject
+from attn_conformance.targets import Narrowing
 
 
 def silent(under_way: str, done: int, total: int) -> None:
@@ -58,64 +57,82 @@ def run(
     if workloads is None:
         workloads = grid(new.kind, narrowing.device, narrowing.dtypes, only)
     todo, left_out = asked(workloads, new, old)
-    if not todo:
-        reasons = dict.fromkeys(out.reason for out in left_out)
-        raise ValueError(f"nothing can be asked of {candidate}: {'; '.join(reasons) or 'no workload'}")
-    borders = {one.border.name for one in (new, old) if one is not None}
-    timer = (clock or clock_for)(borders, narrowing.device)
-    if machine is None:
-        with quiet(borders, narrowing.device):
-            machine = machines.fingerprint(narrowing.device, "torch" in borders)
-    total = len(todo) + (old is not None)
-    canary: Decision | None = None
-    found: list[Benchmark] = []
-    with quiet(borders, narrowing.device):
-        if old is not None:
-            progress("two copies of the base", 0, total)
-            first = Posing(todo[0], old, old, rule, total, (seed, 0))
-            canary = first.benchmark(timer).decision
-        for number, workload in enumerate(todo, 1):
-            progress(workload.name, total - len(todo) + number - 1, total)
-            posing = Posing(workload, new, old, rule, total, (seed, number))
-            found.append(posing.benchmark(timer))
-    if old is not None and (canary is None or canary.verdict != "fine"):
-        found = [discounted(benchmark) for benchmark in found]
+    frameworks = {one.framework for one in (new, old) if one is not None}
+    timer = (clock or clock_for)(frameworks, narrowing.device)
+    if machine is None and todo:
+        with quiet(frameworks, narrowing.device):
+            machine = machines.fingerprint(narrowing.device, "torch" in frameworks)
+    with quiet(frameworks, narrowing.device):
+        canary, found = contest(new, old, todo, left_out, timer, rule, seed, progress)
     return Benchmarks(
         candidate,
         base,
         seed,
         rule,
-        machine,
-        environment(new),
+        machine or {},
+        new.environment(),
         version("attn-conformance"),
         time.monotonic() - begun,
         canary,
-        tuple(found),
+        found,
         tuple(left_out),
     )
 
 
-def comparable(candidate: str, base: str | None, narrowing: Narrowing) -> tuple[Subject, Subject | None]:
-    """The subjects of a candidate and of its base, if there is one; errors as of `run`."""
-    new = _subject(candidate, narrowing)
-    old = None if base is None else _subject(base, replace(narrowing, convention=None))
-    if old is not None and old.kind != new.kind:
-        raise ValueError(f"{candidate} is a {new.kind} and {base} a {old.kind}: they do not do the same work")
+def contest(
+    new: Contender,
+    old: Contender | None,
+    todo: Sequence[Workload],
+    left_out: Sequence[LeftOut],
+    clock: Clock,
+    rule: Rule,
+    seed: int,
+    progress: Progress,
+) -> tuple[Decision | None, tuple[Benchmark, ...]]:
+    """The decision on two copies of the base, where there is one, and what came of each workload.
+
+    ValueError where there is none, for the reasons for which all are left out.
+    """
+    if not todo:
+        reasons = dict.fromkeys(out.reason for out in left_out)
+        raise ValueError(f"nothing can be asked of {new.target}: {'; '.join(reasons) or 'no workload'}")
+    total = len(todo) + (old is not None)
+    canary: Decision | None = None
+    found: list[Benchmark] = []
+    if old is not None:
+        progress("two copies of the base", 0, total)
+        canary = Posing(todo[0], old.copy(), old, rule, total, (seed, 0)).benchmark(clock).decision
+    for number, workload in enumerate(todo, 1):
+        progress(workload.name, total - len(todo) + number - 1, total)
+        found.append(Posing(workload, new, old, rule, total, (seed, number)).benchmark(clock))
+    if old is not None and (canary is None or canary.verdict != "fine"):
+        found = [discounted(benchmark) for benchmark in found]
+    return canary, tuple(found)
+
+
+def comparable(candidate: str, base: str | None, narrowing: Narrowing) -> tuple[Here, Here | None]:
+    """A candidate and its base, if there is one, in this process; errors as of `run`."""
+    new = Here(candidate, narrowing)
+    old = None if base is None else Here(base, replace(narrowing, convention=None))
+    of_one_kind(new, old)
     return new, old
 
 
-def _subject(target: str, narrowing: Narrowing) -> Subject:
-    found, refused = subject(target, narrowing)
-    if "OUT-1" in refused:
-        raise TargetError(f"{target}: {refused['OUT-1']}")
-    return found
+def of_one_kind(new: Contender, old: Contender | None) -> None:
+    """ValueError for a kernel and a module."""
+    if old is not None and old.kind != new.kind:
+        raise ValueError(
+            f"{new.target} is a {new.kind} and {old.target} a {old.kind}: they do not do the same work"
+        )
 
 
-def asked(workloads: Iterable[Workload], *subjects: Subject | None) -> tuple[list[Workload], list[LeftOut]]:
+def asked(
+    workloads: Iterable[Workload], *contenders: Contender | None
+) -> tuple[list[Workload], list[LeftOut]]:
     """The workloads that can be posed to all, and the others with the reason."""
     todo, left_out = [], []
     for workload in workloads:
-        reasons = [missing(workload, one) for one in subjects if one is not None]
+        reasons = [one.missing(workload) for one in contenders if one is not None]
         text = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
         if text:
             left_out.append(LeftOut(workload, text))
@@ -140,8 +157,8 @@ class Posing:
     """
 
     workload: Workload
-    new: Subject
-    old: Subject | None
+    new: Contender
+    old: Contender | None
     rule: Rule
     benchmarks: int
     seed: tuple[int, int]
@@ -159,10 +176,10 @@ class Posing:
         if against is None:
             clock = measure(made, clock, self.rule, rng)
             return Benchmark(
-                self.workload, clock.name, made.measured(clock), throttled=throttled(self.new.device)
+                self.workload, clock.name, made.measured(clock), throttled=self.new.throttled()
             )
         clock, decision = compare(against, made, clock, self.rule, rng, self.benchmarks)
-        slowed = throttled(self.new.device)
+        slowed = self.new.throttled()
         candidate, base = made.measured(clock), against.measured(clock)
         problem = _blamed(candidate, base)
         if problem is None and candidate.target == base.target and candidate.kernels != base.kernels:
@@ -171,20 +188,20 @@ class Posing:
             self.workload, clock.name, candidate, base, None if problem else decision, problem, slowed
         )
 
-    def _side(self, subject: Subject, number: int) -> Side | Measurement:
+    def _side(self, contender: Contender, number: int) -> Side | Measurement:
         try:
-            return Side(subject, self.workload, version_of(subject.target), (*self.seed, number))
+            return contender.side(self.workload, (*self.seed, number))
         except Failed as failed:
-            return replace(_untimed(subject), problem=str(failed))
+            return replace(_untimed(contender), problem=str(failed))
         except Exception as error:
             if not over(said := described(error)):
                 raise
-            return replace(_untimed(subject), problem=f"its inputs could not be made: {said}")
+            return replace(_untimed(contender), problem=f"its inputs could not be made: {said}")
 
 
-def _untimed(subject: Subject | None) -> Measurement:
-    assert subject is not None
-    return Measurement(subject.target, version_of(subject.target))
+def _untimed(contender: Contender | None) -> Measurement:
+    assert contender is not None
+    return Measurement(contender.target, contender.version)
 
 
 def _blamed(*measurements: Measurement) -> str | None:
@@ -196,9 +213,3 @@ def _blamed(*measurements: Measurement) -> str | None:
 def _names(measurement: Measurement) -> str:
     return " ".join(measurement.kernels) or "none known"
 
-
-def version_of(target: str) -> str | None:
-    """The version of the distribution that a target comes from, None if it is from none."""
-    package = place(target)[0].partition(".")[0]
-    distributions = packages_distributions().get(package)
-    return version(distributions[0]) if distributions else None

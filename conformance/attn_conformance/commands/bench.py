@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
 
@@ -13,9 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from attn_conformance.bench import distant, environments
 from attn_conformance.bench import run as runs
 from attn_conformance.bench.baseline import against, checked, untimed
 from attn_conformance.bench.clocks import quiet
+from attn_conformance.bench.environments import Environment
 from attn_conformance.bench.machine import Fingerprint, fingerprint, match, shares
 from attn_conformance.bench.results import Benchmark, Benchmarks, Measurement
 from attn_conformance.bench.verdict import closing
@@ -69,16 +72,29 @@ def measured(options: argparse.Namespace, stored: Benchmarks | None = None) -> B
     narrowing = _narrowing(options)
     name = f"bench {options.target}"
     with Progress(name, quiet=options.quiet, unit="workloads") as progress:
-        result = runs.run(
-            options.target,
-            options.vs,
-            narrowing=narrowing,
-            only=options.only,
-            seed=options.seed,
-            progress=progress,
-            machine=machine,
-        )
+        asked = {
+            "narrowing": narrowing,
+            "only": options.only,
+            "seed": options.seed,
+            "progress": progress,
+            "machine": machine,
+        }
+        elsewhere = _elsewhere(options)
+        if elsewhere is None:
+            result = runs.run(options.target, options.vs, **asked)
+        else:
+            with elsewhere as environment:
+                result = distant.run(options.target, options.vs or options.target, environment, **asked)
     return result if stored is None else against(result, stored, match, name=str(options.baseline))
+
+
+def _elsewhere(options: argparse.Namespace) -> AbstractContextManager[Environment] | None:
+    """The environment of the base, None for this process."""
+    if options.vs_revision is not None:
+        return environments.revision(options.vs_revision, options.vs or options.target)
+    if options.vs_package is not None:
+        return environments.package(options.vs_package)
+    return None if options.vs_python is None else environments.interpreter(options.vs_python)
 
 
 def _same_machine(options: argparse.Namespace, stored: Benchmarks) -> Fingerprint:
