@@ -51,7 +51,6 @@ class Distant:
         self.name, self.where, self.narrowing = target, environment, narrowing
         self.packages, self.ticks = packages, ticks
         self.target = f"{target} {environment.name}".strip()
-        self.output = tempfile.TemporaryFile()  # noqa: SIM115  # for as long as there are processes
         self.copies: list[Distant] = []
         self.process: subprocess.Popen[bytes] | None = None
         self._start()
@@ -63,6 +62,7 @@ class Distant:
         ours, theirs = Pipe()
         paths, variables = self.where.paths, dict(os.environ)
         variables.pop("PYTHONPATH", None)
+        self.output = tempfile.TemporaryFile()  # noqa: SIM115  # for as long as the process
         told = json.dumps([paths, str(self.packages), theirs.fileno()])
         self.process = subprocess.Popen(
             [self.where.python, "-c", BOOT, told],
@@ -83,9 +83,10 @@ class Distant:
             "ticks": self.ticks,
         }
         try:
-            self.channel.send(**order, own=own, foreign=foreign)
+            with contextlib.suppress(OSError):  # what has become of it, reading tells
+                self.channel.send(**order, own=own, foreign=foreign)
             answer = self._received()
-        except (Failed, OSError) as failed:
+        except Failed as failed:
             self.close()
             raise TargetError(f"{self.target}: could not be loaded: {failed}") from failed
         if "facts" not in answer:
@@ -97,7 +98,7 @@ class Distant:
         """What the process answers; Failed for a fault of the implementation, of which its end is one."""
         if self.process is None:
             raise Failed("its process has ended")
-        with contextlib.suppress(OSError):  # what has become of it, reading tells
+        with contextlib.suppress(OSError):
             self.channel.send(ask=question, of=of)
         answer = self._received()
         if "answer" in answer:
@@ -129,13 +130,14 @@ class Distant:
         process = self.process
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1)
+        words = self._words()
         self.close()
         code = process.returncode
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
-        return "; ".join([f"its process ended {how}", *self._words()])
+        return "; ".join([f"its process ended {how}", *words])
 
     def _words(self) -> list[str]:
-        """The last that its processes wrote."""
+        """The last that its process wrote."""
         self.output.seek(0)
         return last_lines(self.output.read().decode(errors="replace"))
 
@@ -149,6 +151,7 @@ class Distant:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            self.output.close()
 
     def missing(self, workload: Workload) -> str | None:
         """Why a workload cannot be posed to it, None if it can."""

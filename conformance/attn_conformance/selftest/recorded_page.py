@@ -27,12 +27,12 @@ python -m attn_conformance.selftest.recordings record FOLDER --processes 300 --s
 python -m attn_conformance.selftest.recordings judge FOLDER --json FILE --markdown FILE
 ```
 
-Inconclusive counts as missed. Limits are exact (Clopper and Pearson), one-sided, with 95 % confidence, and take decisions
-as independent, which those of one process are not quite. Processes are forked from one that has imported PyTorch and run
-nothing: each has buffers of its own, but the libraries stand at the same addresses in all. Sigma is the robust standard
-deviation of a pair's log ratio; bias that of the processes' median log ratios, beside what chance alone would make of
-it. Late are comparisons that took longer than a benchmark run gives them, with the warm-up: it would have looked at
-fewer rounds.""",
+Inconclusive counts as missed. Limits are exact (Clopper and Pearson), one-sided, with 95 % confidence, and take
+decisions as independent, which those of one process are not quite. Processes are forked from one that has imported
+PyTorch and run nothing: each has buffers of its own, but the libraries stand at the same addresses in all. Sigma is the
+robust standard deviation of a pair's log ratio; bias that of the processes' median log ratios, beside what chance alone
+would make of it. Late are comparisons that took longer than a benchmark run gives them, with the warm-up: there the
+last looks would have been left out.""",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -47,19 +47,17 @@ def _section(summary: Summary) -> str:
     device = machine.get("gpu") or f"one core of {machine['cpu']}"
     low, middle, high = summary.load
     looks = ", ".join(map(str, about["rule"]["looks"]))
-    load = (
-        f"Load average {middle:.1f} ({low:.1f} to {high:.1f}) on {machine['cores']} cores; clock: "
-        f"{', '.join(summary.clocks)}. "
-    )
+    rule, plan = about["rule"], about["plan"]
     ceilings = json.dumps(_rounded(machine["ceilings"]))
     return f"""\
 ## {device}
 
 {_verdict(summary)}
 
-{load}Margin {about["rule"]["margin"]:.0%}, delta {about["rule"]["delta"]:.0%}, alpha {about["rule"]["alpha"]:.0%}, looks
-at {looks} rounds, noise guard {about["rule"]["noise"]:.0%}. Measured with attn-conformance {about["suite"]}, PyTorch
-{machine["torch"]}, Python {machine["python"]}, {about["date"][:10]}, seed {about["plan"]["seed"]}; ceilings {ceilings}.
+Load average {middle:.1f} ({low:.1f} to {high:.1f}) on {machine["cores"]} cores; clock: {", ".join(summary.clocks)}.
+Margin {rule["margin"]:.0%}, delta {rule["delta"]:.0%}, alpha {rule["alpha"]:.0%}, looks at {looks} rounds, noise guard
+{rule["noise"]:.0%}. Measured with attn-conformance {about["suite"]}, PyTorch {machine["torch"]}, Python
+{machine["python"]}, {about["date"][:10]}, seed {plan["seed"]}; measured ceilings: {ceilings}.
 
 {_grid(summary).markdown()}"""
 
