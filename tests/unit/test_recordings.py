@@ -138,7 +138,7 @@ def test_bias_and_chance_are_told_apart() -> None:
     rng = np.random.default_rng(0)
 
     def process(number: int, bias: float) -> Part:
-        base, candidate = pairs(20, math.exp(rng.normal(0, bias)), 0.02, number)
+        base, candidate = pairs(200, math.exp(rng.normal(0, bias)), 0.02, number)
         return part(number, compared(base, candidate, problem="not judged"))
 
     def processes(bias: float) -> list[Part]:
@@ -146,7 +146,7 @@ def test_bias_and_chance_are_told_apart() -> None:
 
     none, some = (rates(processes(bias), more=False) for bias in (0.0, 0.01))
     assert none.sigma == pytest.approx(0.02, rel=0.1)
-    assert none.by_chance == pytest.approx(0.02 * math.sqrt(math.pi / 2 / 20), rel=0.15)
+    assert none.by_chance == pytest.approx(0.02 * math.sqrt(math.pi / 2 / 200), rel=0.15)
     assert none.bias == pytest.approx(none.by_chance, rel=0.15)
     assert some.bias == pytest.approx(math.hypot(0.01, none.by_chance), rel=0.15)
     assert some.largest > none.largest
