@@ -58,8 +58,9 @@ class Here:
         self.subject, refused = subject(target, narrowing)
         if "OUT-1" in refused:
             raise TargetError(f"{target}: {refused['OUT-1']}")
-        self.target, self.kind, self.border = target, self.subject.kind, self.subject.border.name
-        self.version = version_of(target)
+        self.target, self.version = target, version_of(target)
+        self.kind: Literal["kernel", "module"] = self.subject.kind
+        self.border = self.subject.border.name
 
     def missing(self, workload: Workload) -> str | None:
         """Why a workload cannot be posed to it, None if it can."""

@@ -192,12 +192,21 @@ class Distant:
         return reason
 
 
+class Apart:
+    """In place of what is posed in another process."""
+
+    def alike(self, other: object) -> bool:
+        """Buffers are not exchanged between processes."""
+        return False
+
+
 class DistantSide(Side):
     """A side whose rounds another process times."""
 
     def __init__(self, contender: Distant, workload: Workload, seed: Sequence[int]) -> None:
         """seed: of its inputs. Failed if the implementation refuses to be built."""
         self.contender, self.workload = contender, workload
+        self.posed: Any = Apart()
         self.readings: list[Reading] = []
         self.kernels: tuple[str, ...] = ()
         self.problem: str | None = None
