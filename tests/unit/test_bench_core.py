@@ -17,7 +17,7 @@ import pytest
 from attn_conformance.bench import machine, pairs, posed_module
 from attn_conformance.bench import run as runs
 from attn_conformance.bench.clocks import Clock, HostClock, Reading, clock_for
-from attn_conformance.bench.grids import grid
+from attn_conformance.bench.grids import grid, missing
 from attn_conformance.bench.inputs import pool
 from attn_conformance.bench.pairs import spread
 from attn_conformance.bench.posed import pose
@@ -377,7 +377,7 @@ def test_every_work_is_posed_and_judged(target: str, work: Any) -> None:
         workload = replace(workload, Hkv=2)
     if work in ("masked", "padded"):
         workload = replace(workload, is_causal=False)
-    if runs.missing(workload, found) is not None:
+    if missing(workload, found) is not None:
         assert (target, work) in {
             ("attn-flash", "grouped"),
             ("numpy-reference", "grouped"),

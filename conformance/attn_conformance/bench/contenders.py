@@ -17,7 +17,7 @@ from attn_conformance.targets import Narrowing, subject
 
 
 class Contender(Protocol):
-    """An implementation that workloads can be posed to. target, version: as results call it; border: its framework."""
+    """An implementation that workloads can be posed to. target, version: as results call it; framework: its name."""
 
     @property
     def target(self) -> str: ...  # noqa: D102
@@ -26,7 +26,7 @@ class Contender(Protocol):
     @property
     def kind(self) -> Literal["kernel", "module"]: ...  # noqa: D102
     @property
-    def border(self) -> str: ...  # noqa: D102
+    def framework(self) -> str: ...  # noqa: D102
 
     def missing(self, workload: Workload) -> str | None:
         """Why a workload cannot be posed to it, None if it can."""
@@ -60,7 +60,7 @@ class Here:
             raise TargetError(f"{target}: {refused['OUT-1']}")
         self.target, self.version = target, version_of(target)
         self.kind: Literal["kernel", "module"] = self.subject.kind
-        self.border = self.subject.border.name
+        self.framework = self.subject.border.name
 
     def missing(self, workload: Workload) -> str | None:
         """Why a workload cannot be posed to it, None if it can."""

@@ -18,10 +18,11 @@ from typing import Any
 
 from attn_conformance.bench.clocks import Clock, HostClock, Reading
 from attn_conformance.bench.environments import Environment, here, last_lines, suite
+from attn_conformance.bench.grids import grid
 from attn_conformance.bench.pairs import Progress, Side
 from attn_conformance.bench.results import Benchmarks, Measurement
 from attn_conformance.bench.rule import Rule
-from attn_conformance.bench.run import asked, contest, silent
+from attn_conformance.bench.run import asked, contest, of_one_kind, silent
 from attn_conformance.bench.workloads import Workload
 from attn_conformance.isolation.worker import Channel
 from attn_conformance.judge import Failed
@@ -54,7 +55,7 @@ class Distant:
         self.copies: list[Distant] = []
         self.process: subprocess.Popen[bytes] | None = None
         self._start()
-        self.kind, self.border = self.facts["kind"], self.facts["border"]
+        self.kind, self.framework = self.facts["kind"], self.facts["framework"]
         self.version: str | None = self.facts["version"]
 
     def _start(self) -> None:
@@ -269,12 +270,15 @@ def run(
         )
         if new.facts["file"] is not None and new.facts["file"] == old.facts["file"]:
             raise ValueError(f"{new.target} and {old.target} are the same file, {new.facts['file']}")
-        todo, left_out = asked(new, old, workloads, narrowing, only)
+        of_one_kind(new, old)
+        if workloads is None:
+            workloads = grid(new.kind, narrowing.device, narrowing.dtypes, only)
+        todo, left_out = asked(workloads, new, old)
         names = {one.facts["clock"] for one in (new, old)}
         clock = HostClock("wall" if len(names) > 1 else names.pop())
         if machine is None:
             machine = new.fingerprint()
-        canary, found = contest(new, old, todo, clock, rule, seed, progress)
+        canary, found = contest(new, old, todo, left_out, clock, rule, seed, progress)
         return Benchmarks(
             target,
             old.target,
@@ -286,5 +290,5 @@ def run(
             monotonic() - begun,
             canary,
             found,
-            left_out,
+            tuple(left_out),
         )

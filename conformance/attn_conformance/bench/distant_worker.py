@@ -41,7 +41,7 @@ def serve(descriptor: int) -> None:
             channel.send(unjudgeable=str(error))
             return
         channel.send(facts=serving.facts())
-        with quiet({serving.here.border}, serving.device):
+        with quiet({serving.here.framework}, serving.device):
             while message := channel.receive():
                 channel.send(**serving.answer(message))
 
@@ -68,10 +68,10 @@ class Serving:
         module = None if home.endswith(".py") else importlib.import_module(home)
         return {
             "kind": self.here.kind,
-            "border": self.here.border,
+            "framework": self.here.framework,
             "version": self.here.version,
             "file": getattr(module, "__file__", None),
-            "clock": self.clock(clock_for({self.here.border}, self.device).name).name,
+            "clock": self.clock(clock_for({self.here.framework}, self.device).name).name,
         }
 
     def answer(self, message: Message) -> Message:
@@ -93,7 +93,7 @@ class Serving:
             elif name == "wall":
                 self.clocks[name] = HostClock("wall", time.perf_counter_ns)
             else:
-                self.clocks[name] = clock_for({self.here.border}, self.device)
+                self.clocks[name] = clock_for({self.here.framework}, self.device)
         return self.clocks[name]
 
     @property
@@ -132,7 +132,7 @@ class Serving:
 
     def on_fingerprint(self) -> Message:
         """Of the machine, as measured here."""
-        return machine.fingerprint(self.device, self.here.border == "torch")
+        return machine.fingerprint(self.device, self.here.framework == "torch")
 
     def on_environment(self) -> Message:
         """Versions and settings."""

@@ -175,9 +175,7 @@ class Posing:
         rng = np.random.default_rng((*self.seed, 0))
         if against is None:
             clock = measure(made, clock, self.rule, rng)
-            return Benchmark(
-                self.workload, clock.name, made.measured(clock), throttled=self.new.throttled()
-            )
+            return Benchmark(self.workload, clock.name, made.measured(clock), throttled=self.new.throttled())
         clock, decision = compare(against, made, clock, self.rule, rng, self.benchmarks)
         slowed = self.new.throttled()
         candidate, base = made.measured(clock), against.measured(clock)
@@ -212,4 +210,3 @@ def _blamed(*measurements: Measurement) -> str | None:
 
 def _names(measurement: Measurement) -> str:
     return " ".join(measurement.kernels) or "none known"
-
