@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import platform
+import subprocess
 import sys
 from collections.abc import Collection
 from dataclasses import replace
@@ -615,3 +617,28 @@ def test_verdicts_of_runs_by_their_worst_part() -> None:
     assert closing(made("regressed", "inconclusive")).sentence.endswith("in 1 of 2 workloads, 1 inconclusive")
     assert closing(replace(made("fine"), canary=None)).sentence.startswith("undecided")
     assert not any(closing(made("fine", worst)).ok for worst in ("inconclusive", "regressed"))
+
+
+FREEING = """
+import resource
+import sys
+
+import numpy as np
+
+from attn_conformance.bench.clocks import quiet
+
+faults = []
+with quiet({"numpy"}, "cpu"):
+    for _ in range(100):
+        results = [np.ones(160_000, np.float32) for _ in range(2)]
+        del results
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[10])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of this C library")
+def test_freed_memory_is_kept() -> None:
+    """Else each result would come on new pages, about 300 faults a round here."""
+    said = subprocess.run([sys.executable, "-c", FREEING], capture_output=True, text=True, check=True).stdout
+    assert int(said) < 90
