@@ -181,7 +181,7 @@ def test_options_of_pytest_in_the_guides_exist() -> None:
     lines = [line for text in GUIDES.values() for block in blocks(text, "sh") for line in block.splitlines()]
     lines += [step["run"] for step in yaml.safe_load(workflow)]
     used = {word.partition("=")[0] for line in lines if line.startswith("pytest ") for word in line.split()}
-    used |= set(re.findall(r"`(--[a-z-]+)[` ]", BENCHMARKS)) - {"--only", "--markdown", "--vs"}
+    used |= set(re.findall(r"`(--[a-z-]+)[` ]", BENCHMARKS)) - {"--only", "--markdown", "--vs", "--vs-python"}
     named = {word for word in used if word.startswith("--")}
     assert {"--attn-bench", "--attn-vs", "--attn-baseline", "--attn-inconclusive"} <= named
     done = subprocess.run(

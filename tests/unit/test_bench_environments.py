@@ -22,6 +22,7 @@ from attn_conformance.bench.workloads import Workload
 from attn_conformance.cli import parser
 from attn_conformance.commands import bench
 from attn_conformance.loading import TargetError
+from attn_conformance.report.bench import again
 
 FORWARD = Workload("forward", 2, 4, 6, 6, 8, "float32", is_causal=True)
 OTHER = replace(FORWARD, T=5, S=5)
@@ -101,6 +102,9 @@ def test_a_planted_loop_is_found_and_the_repository_left_alone(repository: Repos
     with environments.revision("before", TARGET) as environment:
         result = against(environment)
     assert result.base == f"{TARGET} at before"
+    assert again(result, FORWARD) == (
+        f"attn-conformance bench {TARGET} --vs-revision before --only forward --dtype float32"
+    )
     assert result.canary is not None
     assert result.canary.ratio == 1
     for benchmark in result.benchmarks:

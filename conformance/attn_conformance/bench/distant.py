@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import tempfile
@@ -291,4 +292,5 @@ def run(
             canary,
             found,
             tuple(left_out),
+            elsewhere=("" if base == target else f"--vs {shlex.quote(base)} ") + environment.option,
         )

@@ -9,6 +9,7 @@ the repository are those of the checkout.
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,8 @@ class Environment:
 
     name: put behind the target's, "" for what is here. python: the interpreter. paths: its whole import path, None for
     the interpreter's own. folder: its working directory. own: where code has to come from for this to be what was asked
-    for, None where that cannot be told; foreign: the repository from which none may come.
+    for, None where that cannot be told; foreign: the repository from which none may come. option: of the command line,
+    by which it is asked for.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Environment:
     folder: Path
     own: Path | None = None
     foreign: Path | None = None
+    option: str = ""
 
     def called(self, target: str) -> str:
         """The target as it is called there: a file of the repository by its path in the checkout."""
@@ -77,7 +80,7 @@ def revision(name: str, target: str) -> Iterator[Environment]:
         _said(clone, f"{top} could not be cloned")
         leave = ["git", "-C", str(checkout), "checkout", "--quiet", "--detach", commit]
         _said(leave, f"{name} could not be checked out")
-        label = f"at {name}"
+        label, option = f"at {name}", f"--vs-revision {shlex.quote(name)}"
 
         def moved(path: str) -> str:
             return str(checkout / Path(path).resolve().relative_to(top)) if _within(Path(path), top) else path
@@ -87,11 +90,11 @@ def revision(name: str, target: str) -> Iterator[Environment]:
         if not work.is_dir():
             work = checkout
         if inside:
-            yield Environment(label, sys.executable, tuple(paths), work, checkout, top)
+            yield Environment(label, sys.executable, tuple(paths), work, checkout, top, option)
             return
         packages = Path(temporary).resolve() / "packages"
         _install(str(checkout), packages)
-        yield Environment(label, sys.executable, (str(packages), *paths), work, packages, top)
+        yield Environment(label, sys.executable, (str(packages), *paths), work, packages, top, option)
 
 
 @contextmanager
@@ -101,7 +104,8 @@ def package(requirement: str) -> Iterator[Environment]:
         packages = Path(temporary).resolve() / "packages"
         _install(requirement, packages)
         paths = (str(packages), *map(_absolute, sys.path))
-        yield Environment(f"of {requirement}", sys.executable, paths, Path.cwd(), packages)
+        option = f"--vs-package {shlex.quote(requirement)}"
+        yield Environment(f"of {requirement}", sys.executable, paths, Path.cwd(), packages, option=option)
 
 
 @contextmanager
@@ -111,7 +115,8 @@ def interpreter(python: str) -> Iterator[Environment]:
     if found is None:
         raise ValueError(f"there is no interpreter {python}")
     # Not resolved: an interpreter finds its virtual environment by the path that it is called by.
-    yield Environment(f"in {python}", str(Path(found).absolute()), None, Path.cwd())
+    option = f"--vs-python {shlex.quote(python)}"
+    yield Environment(f"in {python}", str(Path(found).absolute()), None, Path.cwd(), option=option)
 
 
 @contextmanager

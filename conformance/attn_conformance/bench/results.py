@@ -67,6 +67,7 @@ class Benchmarks:
 
     machine: the fingerprint of `machine.fingerprint`. canary: the decision on two copies of the base (A/A), which has
     to be fine. seconds: of the whole. baseline: the file whose run each benchmark's base is from, None if none is.
+    elsewhere: the options by which the base was asked for, where it is from another environment than the candidate.
     """
 
     candidate: str
@@ -81,6 +82,7 @@ class Benchmarks:
     benchmarks: tuple[Benchmark, ...]
     left_out: tuple[LeftOut, ...] = ()
     baseline: str | None = None
+    elsewhere: str | None = None
 
     @property
     def against(self) -> str | None:

@@ -179,7 +179,7 @@ def write_bench(runs: Sequence[Benchmarks], file: Path) -> Path:
 
 def again(run: Benchmarks, workload: Workload) -> str:
     """The command that measures a workload of a run again, with those of its kind."""
-    against = "" if run.base is None else f" --vs {shlex.quote(run.base)}"
+    against = "" if run.base is None else f" {run.elsewhere or f'--vs {shlex.quote(run.base)}'}"
     against += "" if run.baseline is None else f" --baseline {shlex.quote(run.baseline)}"
     device = "" if workload.device == "cpu" else f" --device {shlex.quote(workload.device)}"
     seed = f" --seed {run.seed}" if run.seed else ""
