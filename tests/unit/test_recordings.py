@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attn_conformance.bench.clocks import Reading
 from attn_conformance.bench.pairs import LIMIT
 from attn_conformance.bench.rule import Decision, Rule
 from attn_conformance.selftest import recordings
@@ -275,3 +276,28 @@ def test_exact_limits() -> None:
     # A published value: 10 of 100, two-sided 95 %, is 0.0490 to 0.1762.
     assert lower_limit(10, 100, 0.025) == pytest.approx(0.0490, abs=5e-5)
     assert upper_limit(10, 100, 0.025) == pytest.approx(0.1762, abs=5e-5)
+
+
+class Played:
+    """A side whose rounds take the seconds given, in place of any work."""
+
+    def __init__(self, seconds: Array) -> None:
+        self.left, self.problem = iter(seconds), None
+        self.readings: list[Reading] = []
+
+
+def test_decisions_go_on_where_the_last_one_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = [Played(seconds) for seconds in pairs(4000, 1.045, 0.02, 7)]
+    rounds: list[int] = []
+
+    def play(played: tuple[Played, Played], clock: object, rng: object, more: int) -> None:
+        rounds.append(more)
+        for side in played:
+            side.readings += [Reading(next(side.left), 0.0) for _ in range(more)]
+
+    monkeypatch.setattr(recordings, "play", play)
+    live = [recordings.go_on(*sides, None, RULE, None) for _ in range(8)]  # type: ignore[arg-type]
+    base, candidate = (np.array([r.seconds for r in side.readings]) for side in sides)
+    assert windows(base, candidate, RULE) == live
+    assert sum(rounds) == len(base)
+    assert all(rounds)

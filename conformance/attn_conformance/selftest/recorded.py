@@ -1,6 +1,6 @@
 """What was recorded, and what the rule makes of it: its decisions, how many are wrong, what they took.
 
-A recording is a folder: a file about the whole, and one for each process. Comparisons do not overlap: each was timed
+A recording is a folder: a file about the whole, and one for each process. Decisions share no rounds: each was timed
 until the rule decided, and judging cuts it there again.
 """
 
@@ -39,7 +39,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Pairs of two sides: seconds of each round, by the clock that decides and by the wall clock.
+    """Pairs of two sides on the same buffers: seconds of each round, by the clock that decides and by the wall clock.
 
     more: the candidate had more work. repeats: calls in a round. passed: seconds that all of it took, the warm-up
     included. problem: why the times do not count, "" if they do.
@@ -260,7 +260,8 @@ def _rates(more: bool, name: str, processes: list[list[Comparison]], rule: Rule)
     """processes: the comparisons of each."""
     found = [c for comparisons in processes for c in comparisons]
     counting = [c for c in found if not c.problem]
-    decisions = [d for c in counting for d in windows(c.base, c.candidate, rule)]
+    cut = [windows(c.base, c.candidate, rule) for c in counting]
+    decisions = [decision for several in cut for decision in several]
     counts = Counter(decision.verdict for decision in decisions)
     failed = len(found) - len(counting)
     total = len(decisions) + failed
@@ -281,7 +282,7 @@ def _rates(more: bool, name: str, processes: list[list[Comparison]], rule: Rule)
         failed,
         upper_limit(wrong, total, LEVEL),
         (float(rounds.mean()), float(np.median(rounds)), float(np.percentile(rounds, 95))),
-        sum(c.passed > LIMIT for c in found),
+        sum(c.passed > LIMIT * len(several) for c, several in zip(counting, cut, strict=True)),
         float(np.exp(np.median(middles))),
         sigma,
         float(middles.std(ddof=1)) if len(middles) > 1 else 0.0,
