@@ -192,32 +192,42 @@ def test_a_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_targets(tmp_path: Path) -> None:
     fine, slow, noisy = pairs(12, 1.0, 0.0, 1), pairs(12, 1.08, 0.0, 2), pairs(320, 1.0, 0.3, 3)
-    copies, found = [compared(*fine)] * 10, [compared(*slow, more=True)] * 99
-    reached = folder(tmp_path / "a", part(0, *copies, *found, compared(*noisy, more=True)))
-    accused = folder(tmp_path / "b", part(0, *copies, compared(*slow), *found))
-    missed = folder(tmp_path / "c", part(0, *copies, *found[:98], *[compared(*noisy, more=True)] * 2))
-    assert [judged(path).ok for path in (reached, accused, missed)] == [True, False, False]
-    assert recordings.main(["judge", str(reached)]) == 0
-    assert recordings.main(["judge", str(reached), str(missed)]) == 1
+    many = [np.tile(seconds, 2995) for seconds in fine]
+    copies, found = compared(*many), [compared(*slow, more=True)] * 300
+    noise = [compared(*noisy, more=True)] * 4
+    parts = {
+        ("reached", "reached"): [copies, *found],
+        ("missed", "reached"): [copies, *[compared(*slow)] * 3, *found],
+        ("reached", "missed"): [copies, *found, *noise],
+        ("open", "open"): [compared(*fine), *found, *noise[:3]],
+    }
+    for number, (targets, comparisons) in enumerate(parts.items()):
+        path = folder(tmp_path / str(number), part(0, *comparisons))
+        summary = judged(path)
+        assert tuple(summary.whole(more=more).target for more in (False, True)) == targets
+        assert summary.ok == (targets == ("reached", "reached"))
+        assert recordings.main(["judge", str(path)]) == (0 if summary.ok else 1)
+    assert recordings.main(["judge", str(tmp_path / "0"), str(tmp_path / "1")]) == 1
 
 
 def test_the_page_and_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fine, slow = pairs(12, 1.0, 0.0, 1), pairs(12, 1.08, 0.0, 2)
     made = folder(tmp_path / "made", part(0, compared(*fine), compared(*slow, more=True)))
     file, document = tmp_path / "judged.json", tmp_path / "judged.md"
-    assert recordings.main(["judge", str(made), "--json", str(file), "--markdown", str(document)]) == 0
+    assert recordings.main(["judge", str(made), "--json", str(file), "--markdown", str(document)]) == 1
     found = Summaries.read(file)
     assert found == Summaries.read(made)
     text = document.read_text()
     assert text == page(found)
     assert (
-        "**0 false alarms in 1 decisions** of 1 processes (at the most 95.00%; target 0.1%: reached)" in text
+        "**0 false alarms in 1 decisions** of 1 processes (at the most 95.00%; target 0.1%: open, too few decisions)"
+        in text
     )
     assert "**1 of 1 detected**" in text
     assert "one core of A CPU" in text
     assert capsys.readouterr().out.splitlines()[0] in text
     # Another recording is added to the file of an earlier one.
-    assert recordings.main(["judge", str(file), str(made), "--json", str(file)]) == 0
+    assert recordings.main(["judge", str(file), str(made), "--json", str(file)]) == 1
     assert len(Summaries.read(file).summaries) == 2
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from math import sqrt
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ FALSE_ALARMS, DETECTED = 0.001, 0.99
 
 LEVEL = 0.05
 """Chance that an exact limit of a rate is wrong."""
+
+Target = Literal["reached", "open", "missed"]
 
 Array = NDArray[np.float64]
 
@@ -162,6 +164,17 @@ class Rates:
         """Lower limit, as exact, of the share that is regressed."""
         return lower_limit(self.regressed, self.decisions, LEVEL)
 
+    @property
+    def target(self) -> Target:
+        """reached: the limit is within it. missed: what was counted is not. open: too few decisions to say."""
+        if self.more:
+            within, certain = self.regressed >= DETECTED * self.decisions, self.detected >= DETECTED
+        else:
+            within, certain = self.regressed <= FALSE_ALARMS * self.decisions, self.limit <= FALSE_ALARMS
+        if not within:
+            return "missed"
+        return "reached" if certain else "open"
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -179,10 +192,8 @@ class Summary:
 
     @property
     def ok(self) -> bool:
-        """Whether the targets are reached, by what was counted."""
-        same, more = (self.whole(more=which) for which in (False, True))
-        alarms = same.regressed <= FALSE_ALARMS * same.decisions
-        return alarms and more.regressed >= DETECTED * more.decisions
+        """Whether the targets are reached."""
+        return all(self.whole(more=which).target == "reached" for which in (False, True))
 
 
 @dataclass(frozen=True)
