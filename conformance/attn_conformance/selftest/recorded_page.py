@@ -72,12 +72,13 @@ def _rounded(data: Any) -> Any:
 
 def _verdict(summary: Summary) -> str:
     same, more = summary.whole(more=False), summary.whole(more=True)
+    share = more.regressed / more.decisions
     return (
         f"**{same.regressed} false alarms in {same.decisions} decisions** of {same.processes} processes (at the most "
         f"{same.limit:.2%}; target {FALSE_ALARMS:.1%}: {TARGETS[same.target]}). "
-        f"**{more.regressed} of {more.decisions} detected** with 5 % more work, {more.regressed / more.decisions:.1%} (at the least {more.detected:.1%}; target "
-        f"{DETECTED:.0%}: {TARGETS[more.target]}), of {more.processes} processes; {more.fine} were called fine, "
-        f"{more.inconclusive} inconclusive."
+        f"**{more.regressed} of {more.decisions} detected** with 5 % more work, {share:.1%} (at the least "
+        f"{more.detected:.1%}; target {DETECTED:.0%}: {TARGETS[more.target]}), of {more.processes} processes; "
+        f"{more.fine} were called fine, {more.inconclusive} inconclusive."
     )
 
 
