@@ -20,6 +20,7 @@ from attn_conformance.reproducer.proof import MISHAP, proved
 from attn_conformance.reproducer.recording import recording
 from attn_conformance.reproducer.simpler import VARIANTS, simpler
 from attn_conformance.reproducer.views import ENLARGED, arranged, layout_of, viewed
+from attn_conformance.runner import run
 from attn_conformance.targets import Narrowing, subject
 
 # --- literals and views
@@ -361,3 +362,128 @@ def test_what_ends_the_process_is_called_by_the_script_alone(wrong, name, deadly
     if deadly == "crash":
         assert execute_in_subprocess(made.script, []) == -6
         assert execute_in_subprocess(made.script, ["reference"]) == 0
+
+
+# --- random numbers and settings of the process
+
+RESTLESS = """
+import os
+import random
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from attn_reference import Claims
+
+
+class Built(nn.Module):
+    def __init__(self, n_state, n_head, causal=False):
+        super().__init__()
+        self.n_head = n_head
+        self.query, self.value, self.out = (nn.Linear(n_state, n_state) for _ in range(3))
+        self.key = nn.Linear(n_state, n_state, bias=False)
+
+    def forward(self, x, xa=None, mask=None):
+        xa = x if xa is None else xa
+        q, k, v = self.query(x), self.key(xa), self.value(xa)
+        q, k, v = (a.unflatten(2, (self.n_head, -1)).transpose(1, 2) for a in (q, k, v))
+        return self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Drawing(Built):
+    def forward(self, x, xa=None, mask=None):
+        return super().forward(x + 0 * torch.rand(()), xa, mask)
+
+
+class Adapter:
+    border = "torch"
+    claims = Claims(("float32",), features=frozenset({"cross"}))
+    made = Built
+
+    def build(self, n_state, n_head, causal, params):
+        module = self.made(n_state, n_head).to(params["query.weight"])
+        module.load_state_dict({name: w for name, w in params.items() if name != "key.bias"})
+        return module.eval()
+
+    def forward(self, module, x, xa=None, mask=None):
+        return module(x, xa)
+
+
+class Dropping(Adapter):
+    made = Drawing
+
+
+class Settling(Adapter):
+    def build(self, *arguments):
+        np.seterr(invalid="print")
+        return super().build(*arguments)
+
+
+def draws(q, k, v, mask=None, is_causal=False):
+    random.random()
+    return scaled_dot_product_attention(q, k, v)
+
+
+def moves(q, k, v, mask=None, is_causal=False):
+    os.chdir("/")
+    return scaled_dot_product_attention(q, k, v)
+
+
+def widens(q, k, v, mask=None, is_causal=False):
+    torch.set_default_dtype(torch.float64)
+    return 2 * scaled_dot_product_attention(q, k, v)
+
+
+def threads(q, k, v, mask=None, is_causal=False):
+    torch.set_num_threads(1)
+    return scaled_dot_product_attention(q, k, v)
+
+
+right, dropping, settling = Adapter(), Dropping(), Settling()
+"""
+
+
+@pytest.fixture
+def restless(tmp_path):
+    """A file with targets that draw random numbers, or change the state of the process."""
+    (tmp_path / "restless.py").write_text(RESTLESS)
+    return str(tmp_path / "restless.py")
+
+
+def judged(target):
+    """The row of PURE-2 of a target that is judged in a process of its own, without masks and causality."""
+    drop = ("bool-mask", "float-mask", "float32-mask", "causal", "gradients")
+    narrowing = Narrowing(dtypes=("float32",), drop=drop)
+    return run(target, only=["PURE-2"], narrowing=narrowing, effort="smoke", isolate=True).rows["PURE-2"]
+
+
+@pytest.mark.parametrize("name", ["Built", "right"])
+def test_a_module_may_draw_its_first_weights(restless, name):
+    assert judged(f"{restless}:{name}").status == "passed"
+
+
+@pytest.mark.parametrize(
+    ("name", "looks_at", "says"),
+    [
+        ("Drawing", "module(array(x)", "the call drew from the global generator of torch"),
+        ("dropping", "target.forward(module, array(x)", "the call drew from the global generator of torch"),
+        ("draws", "attention(array(q)", "the call drew from the global generator of random"),
+        ("moves", "attention(array(q)", "the call changed the working directory from "),
+        ("widens", "attention(array(q)", "the call changed PyTorch's default dtype from "),
+        ("threads", "attention(array(q)", "the call changed PyTorch's number of threads from "),
+        ("settling", "target.build(", "building it changed NumPy's error handling from "),
+    ],
+)
+def test_a_script_looks_around_what_the_check_looked_around(restless, tmp_path, name, looks_at, says):
+    row = judged(f"{restless}:{name}")
+    assert row.reproducer is not None, row.unproved
+    before, _, after = row.reproducer.partition("\nbefore = ")
+    assert after.splitlines()[1].startswith(looks_at)
+    assert says in after
+    file = tmp_path / "script.py"
+    file.write_text(row.reproducer)
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.startswith(f"PURE-2: {says}")) == (1, True)
+    assert "module = " in before or "module" not in looks_at

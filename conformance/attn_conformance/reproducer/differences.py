@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 from attn_conformance.judge import Failed
 from attn_conformance.reproducer.oracle import judged
 from attn_conformance.reproducer.recording import Event, Log, Outcome
+from attn_conformance.reproducer.settings import SETTINGS
 from attn_conformance.subject import Subject
 from attn_reference.requirements import Requirement
 
 Array = NDArray[Any]
 
 TOLD = (
+    (r"^a call changed ", {"setting"}),
     (r"the message ", {"message"}),
     (r"(raised .*|construction .*)ValueError (was|is) expected", {"wrong-exception"}),
     (r"accepted |gave numbers of shape", {"accepted"}),
@@ -41,6 +44,9 @@ NUMBERS = {"value", "nan", "repeat"}
 SAME_CALL = "the same call gave another result"
 """What a message says where two calls are to be compared, and not one of them with its answer."""
 
+CALLS = ("call", "forward", "attention", "step")
+"""Acts that give a result."""
+
 TINY = 1e-30
 """Bounds of numbers that are 0 but for rounding."""
 
@@ -54,10 +60,10 @@ class Finding:
 
     kind: value (an element), nan (it is no NaN where it must be one), raised (in place of a result), accepted (in
     place of an exception), wrong-exception, message, odd (no array), shape, dtype, changed (an argument), cache (of a
-    rejected call), random (a global generator was used), attribute (of CTOR-4), length, repeat (differs from an equal
-    call), deadly. event: its number. index, expected, limit: of an element. name: of the result, the exception, the
-    generator or the parameter. other: the number of the equal event. most: the largest limit of
-    any element.
+    rejected call), random (a global generator was used), setting (of the process, perhaps changed by it), attribute (of
+    CTOR-4), length, repeat (differs from an equal call), deadly. event: its number. index, expected, limit: of an
+    element. name: of the result, the exception, the generator, the setting or the parameter. other: the number of the
+    equal event. most: the largest limit of any element.
     """
 
     kind: str
@@ -80,6 +86,8 @@ def findings(
     kinds = NUMBERS
     if failed.comparison is None:
         kinds = next((kinds for told, kinds in TOLD if re.search(told, failed.message)), NUMBERS)
+    if kinds == {"setting"}:
+        return list(_settings(log, failed))
     found = [*_plain(log, theirs, requirement)]
     if kinds & NUMBERS:
         found += _values(log, theirs, subject)
@@ -126,7 +134,8 @@ def _plain(log: Log, theirs: list[Outcome | None], requirement: Requirement) -> 
                 yield Finding("changed", number, expected=ref)
         if mine.error is not None and _differ(mine.before, mine.after):
             yield Finding("cache", number)
-        if mine.drew and not other.drew:
+        # A module may draw its first weights, and is built before the state is looked at.
+        if mine.drew and not other.drew and event.act != "build":
             yield Finding("random", number, name=mine.drew)
         if requirement.id == "CTOR-4" and event.act == "build" and event.made is not None:
             lacking = [name for name in NAMES if not hasattr(log.handles[event.made], name)]
@@ -134,6 +143,17 @@ def _plain(log: Log, theirs: list[Outcome | None], requirement: Requirement) -> 
                 yield Finding("attribute", number)
         if mine.length is not None and mine.length != other.length:
             yield Finding("length", number, expected=other.length)
+
+
+def _settings(log: Log, failed: Failed) -> Iterator[Finding]:
+    """The first call and the first building, for the first setting that the failure tells of.
+
+    Which of them changed it is not to be seen: it was changed before they were recorded. The proof decides.
+    """
+    name = next(name for name in SETTINGS if failed.message.startswith(f"a call changed {name} from "))
+    for acts in (CALLS, ("build",)):
+        numbers = (number for number, event in enumerate(log.events) if event.act in acts)
+        yield from (Finding("setting", number, name=name) for number in islice(numbers, 1))
 
 
 def _differ(before: list[Array] | None, after: list[Array] | None) -> bool:

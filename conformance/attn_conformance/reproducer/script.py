@@ -18,6 +18,7 @@ from attn_conformance.reproducer.imports import NO_VERDICT
 from attn_conformance.reproducer.literals import expression
 from attn_conformance.reproducer.planning import Plan
 from attn_conformance.reproducer.recording import Event, Log, Ref
+from attn_conformance.reproducer.settings import GENERATORS, SETTINGS
 from attn_conformance.reproducer.spelling import AdapterSpelling, DropInSpelling, spelling
 from attn_conformance.reproducer.views import viewed
 from attn_conformance.subject import Subject
@@ -69,7 +70,7 @@ def header(requirement: Requirement, subject: Subject, case: Case) -> list[str]:
 
 def imports(code: str) -> list[str]:
     """The imports that lines of code need, frameworks left out."""
-    standard = ["base64", "copy", "faulthandler", "importlib", "pickle", "random", "re", "sys", "zlib"]
+    standard = ["base64", "copy", "faulthandler", "importlib", "os", "pickle", "random", "re", "sys", "zlib"]
     lines = [f"import {name}" for name in standard if re.search(rf"(?<![\w.]){name}\.", code)]
     if re.search(r"\bsuppress\(", code):
         lines.append("from contextlib import suppress")
@@ -352,21 +353,21 @@ class _Writer:
         self.body.append("    " + self._exit("the rejected call changed the cache"))
 
     def _random(self, event: Event, call: str) -> None:
-        state = {
-            "random": "random.getstate()",
-            "numpy": "pickle.dumps(np.random.get_state())",
-            "torch": '"torch" in sys.modules and sys.modules["torch"].get_rng_state().tolist()',
-        }[self.finding.name]
-        if self.finding.name != "torch":
-            seed = {"random": "random.seed(1)", "numpy": "np.random.seed(1)"}[self.finding.name]
-            self.body.append(seed)
-        self.body.append(f"before = {state}")
+        name = self.finding.name
+        self._looked_at(event, call, GENERATORS[name], f"the call drew from the global generator of {name}")
+
+    def _setting(self, event: Event, call: str) -> None:
+        name = self.finding.name
+        what = "building it" if event.act == "build" else "the call"
+        said = f"{what} changed {name} from {{before}} to {{after}}"
+        self._looked_at(event, call, SETTINGS[name], said)
+
+    def _looked_at(self, event: Event, call: str, state: tuple[list[str], str], said: str) -> None:
+        """Make the call between two looks at a state."""
+        first, look = state
+        self.body += [*first, f"before = {look}"]
         self.body += self._whatever_it_raises(event, [call])
-        self.body.append(f"after = {state}")
-        self.body.append("if after != before:")
-        self.body.append(
-            "    " + self._exit(f"the call drew from the global generator of {self.finding.name}")
-        )
+        self.body += [f"after = {look}", "if after != before:", "    " + self._exit(said)]
 
     def _attribute(self, event: Event, call: str) -> None:
         self.body.append(f"module = {call}")
