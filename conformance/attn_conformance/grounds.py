@@ -24,11 +24,12 @@ class Ground:
     """A case that is simpler than an example of a check. judged_by: requirements that judge such cases.
 
     asked: whether the result is right, whether a second call repeats it, or no more than whether its shape is right.
+    bound: whether it is right to within the bound of what is claimed, so that a merely inexact one is wrong as well.
     """
 
     case: Case
     judged_by: tuple[str, ...]
-    asked: Literal["value", "repeat", "shape"] = "value"
+    asked: Literal["value", "bound", "repeat", "shape"] = "value"
 
 
 def resting(requirement: str, grounds: Iterable[Ground], subject: Subject, failed: Failed) -> tuple[str, ...]:
@@ -51,6 +52,8 @@ def broken(subject: Subject, ground: Ground) -> bool:
     """Whether a ground fails by more than precision, or two calls differ, on a subject that has seen nothing yet."""
     fresh = subject.open()
     try:
+        if ground.asked == "bound":
+            return not _within(fresh, ground.case)
         if ground.asked == "repeat":
             return not _repeats(fresh, ground.case)
         if ground.asked == "value":
@@ -69,6 +72,17 @@ def _answer(subject: Subject, case: Case) -> None:
         subject.attention(build(case))
     elif isinstance(case, ForwardCase) and isinstance(subject, ModuleSubject):
         subject.forward(build_forward(case))
+
+
+def _within(subject: Subject, case: Case) -> bool:
+    """Whether a result is within its bound; Failed if there is none."""
+    if isinstance(case, KernelCase):
+        call = build(case)
+        return compare(subject.attention(call), subject.answer(call)).ok
+    assert isinstance(case, ForwardCase)
+    assert isinstance(subject, ModuleSubject)
+    forward = build_forward(case)
+    return compare(subject.forward(forward)[:, None], subject.answer_forward(forward)).ok
 
 
 def _repeats(subject: Subject, case: Case) -> bool:

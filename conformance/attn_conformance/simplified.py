@@ -32,6 +32,9 @@ CAUSAL = ("CAUSAL-1", "CAUSAL-2", "CAUSAL-3", "CACHE-2")
 ANY = (*PLAIN, *STEEP, *CACHED, *MASKED, "MASK-3", "MASK-5", *CAUSAL)
 """What judges a call that is in order."""
 
+RESULTS = (*ANY, "MASK-4", "MASK-8", "OUT-3", "OUT-6", "KERN-1", "PURE-2")
+"""What judges the results that gradients are asked of."""
+
 LONGEST = 200
 """Most keys of a ground that has more queries than its case: work grows with both."""
 
@@ -285,6 +288,14 @@ def forward(case: ForwardCase) -> Iterator[Ground]:
         yield Ground(replace(usual, mask=mask), MASKED)
     yield Ground(replace(usual, weights_dtype=None), ANY)
     yield Ground(replace(usual, mask=None, causal=False, weights_dtype=None), PLAIN)
+
+
+# --- gradients
+
+
+def result(case: KernelCase | ForwardCase) -> Iterator[Ground]:
+    """The result that gradients are of: those of another function are wrong as well."""
+    yield Ground(case, RESULTS, "bound")
 
 
 # --- scripts

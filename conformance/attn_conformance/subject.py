@@ -162,11 +162,8 @@ class Subject(ABC):
         native = self._dout(posed, dout)
         pull = posed.own
         if pull is None:
-            try:
-                with blaming():
-                    out, pull = self.border.vjp(posed.function, posed.inputs)
-            except Raised as raised:
-                raise NotAsked(f"the calls raised, which other requirements judge: {raised}") from raised
+            with blaming():
+                out, pull = self.border.vjp(posed.function, posed.inputs)
             self._look_at(out, posed.shape)
             between()
         with blaming(), self.border.grad_mode("on" if self.border.differentiates else "off"):

@@ -27,6 +27,7 @@ from attn_conformance.mutants.differentiable import Differentiable, TwiceDiffere
 from attn_conformance.mutants.modules.differentiable import DifferentiableModule
 from attn_conformance.runner import run
 from attn_conformance.second_gradients import ask_second_gradients
+from attn_conformance.standing import BACK
 from attn_conformance.targets import subject
 from attn_reference import Claims, half_ulp, limit, lower, solve_backward
 
@@ -295,26 +296,62 @@ def test_a_backward_pass_that_raises_is_told_as_such():
     assert failing(attention, "GRAD-2").startswith("raised AttributeError: ")
 
 
-def test_a_gradient_of_a_wrong_result_is_left_to_what_judges_the_result():
+def standing_behind(found, judge):
+    """The rows of gradients that stand back when the row that judges the results is there, and the statuses alone."""
+    alone = run(found, only=("GRAD",)).rows
+    beside = run(found, only=(judge, "GRAD")).rows
+    assert beside[judge].status == "failed"
+    back = {name for name, row in beside.items() if row.message == BACK.format(judge)}
+    return back, {name: row.status for name, row in alone.items() if name.startswith("GRAD")}
+
+
+def test_gradients_of_wrong_results_never_pass_and_stand_behind_what_judges_the_results():
     def without_masks(q, k, v, mask=None, is_causal=False):
-        return RIGHT(q, k, v, None, is_causal)
+        return TwiceDifferentiable()(q, k, v, None, is_causal)
 
-    rows = run(kernel(without_masks), only=("GRAD",), effort="smoke").rows
-    assert {rows[f"GRAD-{n}"].status for n in (2, 5, 6)} == {"passed"}
-    unasked = "nothing to ask: the results are wrong, which other requirements judge"
-    assert rows["GRAD-3"].message == rows["GRAD-4"].message == unasked
+    back, alone = standing_behind(kernel(without_masks), "MASK-1")
+    wrong = {"GRAD-2", "GRAD-3", "GRAD-4", "GRAD-6"}
+    assert back == wrong
+    assert {name for name, status in alone.items() if status == "failed"} == wrong
+    assert alone["GRAD-5"] == "passed"
 
 
-def test_a_call_that_raises_is_left_to_what_judges_the_call():
+def test_gradients_of_calls_that_raise_stand_behind_what_judges_the_calls():
     def no_masks(q, k, v, mask=None, is_causal=False):
         if mask is not None:
             raise RuntimeError("no masks here")
         return RIGHT(q, k, v, None, is_causal)
 
-    row = run(kernel(no_masks), only=("GRAD-3",), effort="smoke").rows["GRAD-3"]
-    assert row.message.startswith(
-        "nothing to ask: the calls raised, which other requirements judge: raised Runtime"
-    )
+    back, alone = standing_behind(kernel(no_masks), "MASK-1")
+    assert {"GRAD-2", "GRAD-3", "GRAD-4"} <= back
+    assert {alone[name] for name in back} == {"failed"}
+
+
+def test_a_call_that_raises_only_where_gradients_are_asked_is_a_failure_of_gradients():
+    def refusing(q, k, v, mask=None, is_causal=False):
+        if q.requires_grad:
+            raise RuntimeError("no gradients here")
+        return RIGHT(q, k, v, mask, is_causal)
+
+    rows = run(kernel(refusing), only=("EQ-3", "GRAD-2"), effort="smoke").rows
+    assert rows["EQ-3"].status == "passed"
+    assert rows["GRAD-2"].message.startswith("raised RuntimeError: no gradients here")
+
+
+class ForwardWithoutMasks(DifferentiableModule):
+    """qkv_attention is right, and forward ignores its mask."""
+
+    def forward(self, module, x, xa=None, mask=None):
+        return super().forward(module, x, xa)
+
+
+def test_a_row_does_not_pass_by_one_of_its_checks_where_the_other_meets_wrong_results():
+    claims = replace(DifferentiableModule.claims, dtypes=("float32",))
+    found = ModuleSubject("a target", ForwardWithoutMasks(), ADAPTER, TorchBorder(), claims)
+    rows = run(found, only=("GRAD-1", "GRAD-3", "GRAD-4"), effort="smoke").rows
+    assert {row.status for row in rows.values() if row.requirement in ("GRAD-1", "GRAD-3", "GRAD-4")} == {
+        "failed"
+    }
 
 
 def test_a_mask_of_a_coarser_dtype_may_sum_its_gradient_in_it():

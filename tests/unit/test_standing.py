@@ -130,6 +130,14 @@ def test_what_is_merely_inexact_rests_on_num_1() -> None:
     assert not inexact(Failed("raised"))
 
 
+def test_gradients_rest_on_results_that_are_right_to_within_the_bound() -> None:
+    found, _ = subject("mutant:weights-in-bfloat16")
+    assert [broken(found, Ground(CASE, (), asked)) for asked in ("value", "bound")] == [False, True]
+    for kind, wrong in (("mutant", True), ("twin", False)):
+        module, _ = subject(f"{kind}:packed-projections-in-another-order")
+        assert broken(module, Ground(ForwardCase(2, 2, 4, 5, None), (), "bound")) is wrong
+
+
 def test_grounds_of_modules() -> None:
     right, _ = subject("twin:value-read-from-the-key-entry")
     wrong, _ = subject("mutant:value-read-from-the-key-entry")

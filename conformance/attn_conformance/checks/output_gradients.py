@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from attn_conformance import simplified
 from attn_conformance.cases import (
     ForwardCase,
     KernelCase,
@@ -21,7 +22,7 @@ from attn_conformance.cases import (
 )
 from attn_conformance.cases.layouts import misread
 from attn_conformance.checks.forward import ANY
-from attn_conformance.checks.gradients import HEADS, WINDOWS, forward_gradients, of_forward, of_right_results
+from attn_conformance.checks.gradients import HEADS, WINDOWS, forward_gradients, of_forward
 from attn_conformance.gradients import Gradient, compared, departs
 from attn_conformance.judge import MATTERS, Failed, NotAsked, compare
 from attn_conformance.module_subject import ModuleSubject
@@ -43,6 +44,7 @@ STRIDES = tuple(layout for layout in upstream.LAYOUTS if layout != "contiguous")
     ),
     windows=WINDOWS,
     at_most=SOME,
+    grounds=simplified.one_element,
 )
 def strides_of_output_gradients_do_not_matter(subject: Subject, case: KernelCase) -> bool:
     """Output gradients that are views, or expanded, give what their contiguous copies give, and stay what they are."""
@@ -68,6 +70,7 @@ def strides_of_output_gradients_do_not_matter(subject: Subject, case: KernelCase
     cases=lambda s: with_dout(forward_cases(s, cross=ANY), families=("normal", "ones"), layouts=STRIDES),
     kinds=MODULE,
     at_most=FEW,
+    grounds=simplified.composed,
 )
 def strides_of_output_gradients_of_forward_do_not_matter(subject: ModuleSubject, case: ForwardCase) -> bool:
     """Through forward, too, views and expanded output gradients give what contiguous ones give."""
@@ -117,7 +120,7 @@ def _exact_enough(scope: Scope) -> SearchStrategy[KernelCase]:
     return with_dout(st.one_of(*options))
 
 
-@check("GRAD-6", cases=_exact_enough, windows=WINDOWS, at_most=SOME)
+@check("GRAD-6", cases=_exact_enough, windows=WINDOWS, at_most=SOME, grounds=simplified.result)
 def second_gradients_are_right_or_refused(subject: Subject, case: KernelCase) -> bool:
     """Gradients of gradients equal the closed form, or an exception says that there are none."""
     if case.dtype not in ("float32", "float64"):
@@ -136,11 +139,10 @@ def second_gradients_are_right_or_refused(subject: Subject, case: KernelCase) ->
     exact = {name: array.astype(np.float64) for name, array in directions.items()}
     problem = subject.lower(call)
     answers = ask_second_gradients(problem, dout.exact, exact, case.dtype, subject.claims.arithmetic)
-    with of_right_results(subject, call):
-        for name, answer in answers.items():
-            array = got[name]
-            comparison = compare(np.zeros_like(answer.value) if array is None else array, answer)
-            if not comparison.ok:
-                gone = "; none came back" if array is None else ""
-                raise Failed(f"second gradient of {name}{gone}: {comparison.explain()}", comparison)
+    for name, answer in answers.items():
+        array = got[name]
+        comparison = compare(np.zeros_like(answer.value) if array is None else array, answer)
+        if not comparison.ok:
+            gone = "; none came back" if array is None else ""
+            raise Failed(f"second gradient of {name}{gone}: {comparison.explain()}", comparison)
     return any(np.any(np.abs(answer.value) > MATTERS * answer.limit) for answer in answers.values())
