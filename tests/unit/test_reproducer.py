@@ -13,11 +13,13 @@ from attn_conformance.cases import KernelCase, ScriptCase, Step, layouts
 from attn_conformance.exploration import explore
 from attn_conformance.judge import Failed
 from attn_conformance.loading import load
+from attn_conformance.process_state import process_state
 from attn_conformance.registry import checks
 from attn_conformance.reproducer import execute_in_subprocess, reproducer
 from attn_conformance.reproducer.literals import expression
 from attn_conformance.reproducer.proof import MISHAP, proved
 from attn_conformance.reproducer.recording import recording
+from attn_conformance.reproducer.settings import SETTINGS
 from attn_conformance.reproducer.simpler import VARIANTS, simpler
 from attn_conformance.reproducer.views import ENLARGED, arranged, layout_of, viewed
 from attn_conformance.runner import run
@@ -487,3 +489,7 @@ def test_a_script_looks_around_what_the_check_looked_around(restless, tmp_path, 
     done = subprocess.run([sys.executable, file], capture_output=True, text=True)
     assert (done.returncode, done.stderr.startswith(f"PURE-2: {says}")) == (1, True)
     assert "module = " in before or "module" not in looks_at
+
+
+def test_every_setting_that_is_looked_at_has_a_script():
+    assert {*process_state(), "PyTorch's number of threads"} == set(SETTINGS)
