@@ -132,7 +132,8 @@ def story(row: Row, requirement: Requirement, console: Console, again: str) -> N
     if row.cause is not None:
         lines.append(f"likely cause: {row.cause}")
     if row.counterexample is not None:
-        how = "by an earlier run, and tried first" if row.replayed else f"after {row.examples} examples"
+        examples = f"{row.examples} example{'s' * (row.examples != 1)}"
+        how = "by an earlier run, and tried first" if row.replayed else f"after {examples}"
         lines.append(f"found {how}; again: {again}")
     for line in lines:
         _line(line, console)

@@ -15,8 +15,9 @@ from attn_conformance.endings import printable
 from attn_conformance.registry import checks
 from attn_conformance.report.ranking import rank
 from attn_conformance.report.terminal import repetition
-from attn_conformance.report.verdict import VERDICTS
+from attn_conformance.report.verdict import VERDICTS, counted, decided
 from attn_conformance.results import EXPECTED, LEFT_OUT, PLANNED, UNEXPECTED
+from attn_conformance.standing import behind
 from attn_reference.requirements import load_requirements
 
 
@@ -42,6 +43,13 @@ MARKS = {
         Mark("error", "error", "!", "error", "could not be carried out"),
         Mark("passed", "passed", "✓", "good", "held in every example"),
         Mark("observed", "observed", "○", "seen", "a fact that the specification leaves open"),
+        Mark(
+            "behind",
+            "stands back",
+            "✗",
+            "quiet",
+            "failed, and rests on something that fails, too: mend that first",
+        ),
         Mark("skipped", "skipped", "–", "quiet", "not judged: not claimed, not asked for, or planned"),
     )
 }
@@ -110,6 +118,9 @@ class Entry:
         """The id of what tells most about it on its page."""
         if not self.judged:
             return "left-out"
+        first = behind(self.row["message"])
+        if first is not None and REGULAR.fullmatch(first):
+            return f"{first}-more"
         return self.place if self.mark.name in ("passed", "skipped") else f"{self.place}-more"
 
     @property
@@ -213,9 +224,8 @@ class View:
     @property
     def musts(self) -> tuple[int, int]:
         """How many must-requirements were judged, and how many there are."""
-        planned = {name for name, requirement in load_requirements().items() if requirement.planned}
-        musts = [entry for entry in self.entries if entry.level == "must" and entry.id not in planned]
-        return sum(entry.row["status"] in ("passed", "failed") for entry in musts), len(musts)
+        rows = [entry.row for entry in self.entries if counted(entry.id, entry.level)]
+        return sum(decided(row["status"], row["message"]) for row in rows), len(rows)
 
     @property
     def counts(self) -> tuple[str, ...]:
@@ -224,6 +234,7 @@ class View:
             "failed": "must failed",
             "expected": "failed as expected",
             "documented": "differ as documented",
+            "behind": "stand back",
         }
         found = ((len(self.marked(name)), words.get(name, mark.word)) for name, mark in MARKS.items())
         return tuple(f"{count} {word}" for count, word in found if count)
@@ -399,6 +410,8 @@ def _mark(row: Mapping[str, Any]) -> Mark:
         status = "unexpected"
     elif status == "failed" and row["level"] != "must":
         status = "should"
+    elif status == "skipped" and behind(row["message"]) is not None:
+        status = "behind"
     return MARKS[status]
 
 
