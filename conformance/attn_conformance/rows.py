@@ -16,7 +16,7 @@ from attn_conformance.expect import allowed_by
 from attn_conformance.exploration import AS_REQUIRED, Tally, Watch, attempt, explore, lesser, rests, unwatched
 from attn_conformance.judge import Failed, NotAsked
 from attn_conformance.registry import Check, checks
-from attn_conformance.results import MISSHAPEN, NOT_REPLAYED, PLANNED, Cell, Row, Status
+from attn_conformance.results import BENCHED, MISSHAPEN, NOT_REPLAYED, Cell, Row, Status
 from attn_conformance.stored import Stored
 from attn_conformance.subject import Subject
 from attn_reference.claims import MASK_FEATURES
@@ -154,8 +154,8 @@ def _explored(
     started = time.perf_counter()
     level = level_for(requirement, subject.kind, subject.claims.features)
     row = Row(requirement.id, level, "skipped")
-    if requirement.planned:
-        return Judged(replace(row, message=PLANNED), {})
+    if requirement.benched:
+        return Judged(replace(row, message=BENCHED), {})
     number = zlib.crc32(f"{order.seed} {requirement.id}".encode())
     mine = [check for check in checks()[requirement.id] if subject.kind in check.kinds]
     missing = unmet(requirement, subject, mine)

@@ -10,7 +10,7 @@ from attn_conformance.cli import main
 from attn_conformance.report.progress import Progress
 from attn_conformance.report.stories import plain
 from attn_conformance.report.terminal import show
-from attn_conformance.results import NOT_ASKED, PLANNED, UNEXPECTED, Report, Row
+from attn_conformance.results import BENCHED, NOT_ASKED, UNEXPECTED, Report, Row
 from attn_conformance.standing import BACK
 from attn_reference.requirements import load_requirements
 
@@ -138,7 +138,7 @@ def test_rows_that_stand_back_are_counted_as_judged_and_told_with_the_one_to_men
 
 
 def test_what_is_planned_is_not_counted_whether_it_is_asked_for_or_not():
-    assert "1 of 1 must-" in shown(Row("EQ-3", "must", "passed"), skipped("PERF-1", PLANNED))
+    assert "1 of 1 must-" in shown(Row("EQ-3", "must", "passed"), skipped("PERF-1", BENCHED))
     assert "1 of 1 must-" in shown(Row("EQ-3", "must", "passed"), skipped("PERF-1", NOT_ASKED))
 
 

@@ -94,7 +94,7 @@ def _table(report: Report) -> Table:
     grid.add_column("effective", justify="right", no_wrap=True, min_width=9)
     grid.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
     for name, row in report.rows.items():
-        if row.planned or row.message in LEFT_OUT:
+        if row.benched or row.message in LEFT_OUT:
             continue
         ran = row.examples > 0
         status = f"{row.status}*" if row.declared else row.status

@@ -53,14 +53,14 @@ def counts(report: Report) -> str:
 
 
 def musts(report: Report) -> list[Row]:
-    """The rows of must-requirements for which this version has a check."""
+    """The rows of must-requirements that checks judge."""
     return [row for row in report.rows.values() if counted(row.requirement, row.level)]
 
 
 def counted(name: str, level: str) -> bool:
-    """Whether a row of this level counts among the musts: this version has a check for it, or does not know it."""
+    """Whether a row of this level counts among the musts: checks judge it, or this version does not know it."""
     known = load_requirements().get(name)
-    return level == "must" and (known is None or not known.planned)
+    return level == "must" and (known is None or not known.benched)
 
 
 def decided(status: str, message: str | None) -> bool:
@@ -72,8 +72,8 @@ def notes(report: Report) -> list[str]:
     """What else is to be said of a run, one line each."""
     rows, must = report.rows.values(), musts(report)
     lines = [*_allowed(report, must), *_standing_back(rows), *_left_out(must)]
-    if planned := [row.requirement for row in rows if row.planned]:
-        lines.append(f"not checked by this version: {', '.join(planned)}")
+    if benched := [row.requirement for row in rows if row.benched]:
+        lines.append(f"not judged by run, but by attn-conformance bench: {', '.join(benched)}")
     asked = [row for row in rows if row.level == "must" and LEFT_OUT.get(row.message or "") != "not asked"]
     if not asked:
         lines.append("no must-requirement was asked for")

@@ -16,7 +16,7 @@ from attn_conformance.registry import checks
 from attn_conformance.report.ranking import rank
 from attn_conformance.report.terminal import repetition
 from attn_conformance.report.verdict import VERDICTS, counted, decided
-from attn_conformance.results import EXPECTED, LEFT_OUT, PLANNED, UNEXPECTED
+from attn_conformance.results import BENCHED, EXPECTED, LEFT_OUT, UNEXPECTED
 from attn_conformance.standing import behind
 from attn_reference.requirements import load_requirements
 
@@ -50,7 +50,9 @@ MARKS = {
             "quiet",
             "failed, and rests on something that fails, too: mend that first",
         ),
-        Mark("skipped", "skipped", "–", "quiet", "not judged: not claimed, not asked for, or planned"),
+        Mark(
+            "skipped", "skipped", "–", "quiet", "not judged: not claimed, not asked for, or a matter of bench"
+        ),
     )
 }
 """Marks of requirements, in the order in which people look for them."""
@@ -81,8 +83,10 @@ GROUPS = {
 }
 """Titles of the requirement groups, after the headings of the specification, where MEM and HOST share one."""
 
-UNJUDGED = {PLANNED: "planned", **LEFT_OUT}
-"""Why a row says nothing of the implementation; such rows are not in its table, and listed with what was left out."""
+UNJUDGED = {BENCHED: "by bench", "planned: this version has no check for it": "planned", **LEFT_OUT}
+"""Why a row says nothing of the implementation; such rows are not in its table, and listed with what was left out.
+
+Files of earlier versions hold planned ones."""
 
 REGULAR = re.compile(r"[A-Z]+-[0-9]+")
 """What ids of requirements look like; others, in a file that is not ours, get no anchor of their own name."""

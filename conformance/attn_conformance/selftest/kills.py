@@ -285,7 +285,7 @@ def _duels(chosen: Iterable[Mutant], seed: int, effort: str, full: bool, *, shri
     duels = []
     for mutant in chosen:
         named = mutant.requirement
-        others = [r.id for r in table if full and mutant.kind in r.kinds and not r.planned and r.id != named]
+        others = [r.id for r in table if full and mutant.kind in r.kinds and not r.benched and r.id != named]
         right = [
             twins.setdefault(
                 (id(mutant.twin), mutant.claims, name),
