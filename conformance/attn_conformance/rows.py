@@ -25,6 +25,9 @@ from attn_reference.requirements import Requirement, load_requirements
 TRIED = frozenset({"gqa", "scale", "dv"})
 """Claims that a plain function does not make, and whose requirements are tried all the same."""
 
+TRIALS = 10
+"""Examples in such a trial: enough to tell that something works, not that it conforms."""
+
 ABOUT_MASKS = frozenset({"CAUSAL-4", "CAUSAL-5", "CAUSAL-6", "CACHE-6"})
 """Requirements about masks whose ids do not say so."""
 
@@ -37,10 +40,6 @@ EFFORTS = {"smoke": 20, "default": DEFAULT, "thorough": 10 * DEFAULT}
 PARALLEL = frozenset({"NUM-1", "EQ-6"})
 """Requirements whose cases have work for several threads: there the target keeps those that it has. Elsewhere one
 thread gives the same result on every machine, and several spin: twice the time on two cores."""
-
-TRIALS = 10
-"""Examples in such a trial: enough to tell that something works, not that it conforms."""
-
 
 COPIED = "it called the reference ({}): an implementation that does so could pass by copying"
 

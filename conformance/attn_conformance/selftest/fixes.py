@@ -63,7 +63,7 @@ class Pair:
 
 
 def pairs(table: Path) -> list[Pair]:
-    """The pairs of a table; ValueError for one that is not either installed or rebuilt, or without meaning otherwise."""
+    """The pairs of a table; ValueError for one that is neither installed nor rebuilt, or means nothing otherwise."""
     found = []
     for name, row in tomllib.loads(table.read_text(encoding="utf-8")).items():
         rest = {key: value for key, value in row.items() if key not in ("class", "needs")}
