@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from attn_conformance.loading import folder, place
 from attn_conformance.report.stories import plain, visible, with_script
 from attn_conformance.report.terminal import repetition, shared
 from attn_conformance.results import EXPECTED, SPENT, Row
-from attn_conformance.rows import Order
+from attn_conformance.rows import Judged, Order
 from attn_conformance.runner import applying, checked, opened, wanted
 from attn_conformance.targets import Narrowing
 from attn_reference.requirements import Requirement, load_requirements
@@ -76,7 +77,8 @@ class Asked:
     def verify(self) -> None:
         """Judge it: returns if it passed or was merely observed; else pytest's fail, skip or xfail."""
         __tracebackhide__ = True
-        row = self._row()
+        judged = self._judged()
+        row = judged.row
         if row.status == "skipped":
             pytest.skip(row.message or "")
         properties = (("observation", row.observation), ("declared", row.declared))
@@ -86,27 +88,33 @@ class Asked:
         if row.status in ("failed", "error"):
             if row.level == "should" and not self.terms.strict and not row.unexpected:
                 pytest.xfail(f"a should-requirement: {row.headline}")
-            pytest.fail(self._story(row), pytrace=False)
+            pytest.fail(self._story(row, judged.rests), pytrace=False)
         if row.declared and self.terms.strict:
             pytest.fail(f"{self.id} differs as documented: {row.declared}", pytrace=False)
 
-    def _row(self) -> Row:
+    def _judged(self) -> Judged:
+        """What came of it alone: no row stands back behind that of another test, which may not have been asked for."""
         judging = loaded(self.target, self.terms.narrowing, self.terms.isolate)
         shelf = Database().shelf(self.target, judging.facts.device, judging.facts.claims)
         order = Order(self.id, self.terms.effort, self.terms.seed, shelf.cases(self.id))
         try:
             judged = judging.judge(order)
-            row = judged.row
-            shelf.keep(row, judged.healed)
+            shelf.keep(judged.row, judged.healed)
         except GivenUp:
-            row = Row(self.id, self.level, "failed", message=SPENT)
-        return settled(row, self.terms.expected.get(self.id), date.today())
+            judged = Judged(Row(self.id, self.level, "failed", message=SPENT), {})
+        return replace(judged, row=settled(judged.row, self.terms.expected.get(self.id), date.today()))
 
-    def _story(self, row: Row) -> str:
-        """What happened, in the one line that pytest's summary has room for; then all of it."""
+    def _story(self, row: Row, rests: tuple[tuple[str, ...], ...]) -> str:
+        """What happened, in the one line that pytest's summary has room for; then all of it. rests: as in `Judged`."""
         terms = self.terms
         again = repetition(self.target, self.id, terms.seed, terms.effort, terms.narrowing.options)
         text = f"{visible(row.headline)}\n\n{plain(row, importing(self.target) + again)}"
+        if rests:
+            known = applying(
+                load_requirements(), loaded(self.target, terms.narrowing, terms.isolate).facts.kind
+            )
+            names = [name for name in known if name in set(chain(*rests))]
+            text = f"{text}\n  rests on something simpler that fails, too: look at {', '.join(names)} first"
         if row.reproducer is None:
             return text
         file = Database().put_script(self.id, self.target, row.reproducer)

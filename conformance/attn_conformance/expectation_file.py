@@ -13,7 +13,7 @@ from attn_conformance.expectations import Expectation, expectations
 from attn_conformance.files import put
 from attn_conformance.report.stories import visible
 from attn_conformance.results import EXPECTED, UNEXPECTED
-from attn_conformance.standing import stands_back
+from attn_conformance.standing import behind
 
 if TYPE_CHECKING:
     from tomlkit.items import Table
@@ -74,9 +74,7 @@ def written(
     rows = _chosen([(entry["target"], entry["requirements"]) for entry in result["results"]], target)
     known = expectations(file) if os.path.lexists(file) else {}
     passed = {name for name, row in rows.items() if _passed(row)}
-    failed = {
-        name for name, row in rows.items() if row["status"] == "failed" or stands_back(row.get("message"))
-    }
+    failed = {name for name, row in rows.items() if row["status"] == "failed" or behind(row.get("message"))}
     judged = failed.union(name for name, row in rows.items() if row["status"] in ("passed", "error"))
     added = {
         name: Expectation(name, _reason(row))

@@ -27,7 +27,6 @@ Watch = Callable[[Check, Case], Failed | None]
 AS_REQUIRED = "as the requirement says"
 """What is recorded where a requirement that is merely observed holds."""
 
-
 ENOUGH = 8
 """Failures that rest on something simpler, after which a check asks no more: each takes several calls to tell."""
 
@@ -75,9 +74,10 @@ def explore(
     """Run a check on up to `examples` cases; a failing case is kept as found and, as `last`, as small as it gets.
 
     A failure that a looser claim would allow, or that rests on something simpler which fails, is kept only if none of
-    the cases gives another. shrink: if not, as found is as small as it gets. observe: record what
-    happens in each example, and which outputs were wrong, and judge nothing. audit: listen to the first example for
-    calls of the reference, which `copied` names then.
+    the cases gives another. seed_value: of the cases. shrink: if not, as found is as small as it gets. observe: record
+    what happens in each example, and which outputs were wrong, and judge nothing. watch: is told of each case, and may
+    know already what comes of it. audit: listen to the first example for calls of the reference, which `copied` names
+    then.
     """
     phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
     tally = Tally()
@@ -122,7 +122,7 @@ def explore(
 
 @dataclass(frozen=True)
 class _Example:
-    """One example of a check: what it shows goes into the tally. The parameters are those of `explore`."""
+    """One example of a check: what it shows goes into the tally. The other fields are those parameters of `explore`."""
 
     check: Check
     subject: Subject

@@ -13,7 +13,7 @@ Verdict = Literal["conforms", "differs", "expected-failures", "fails", "incomple
 SCHEMA = 1
 """Version of the result format: it grows by additions alone."""
 
-PLANNED = "planned: this version has no check for it"
+BENCHED = "not judged by run: attn-conformance bench does"
 NOT_ASKED = "not asked for (--only)"
 NOT_IN_SHARD = "not asked for (--shard)"
 NOT_REPLAYED = "not asked for (--replay): no counterexample is given"
@@ -74,9 +74,9 @@ class Row:
     observation: str | None = None
 
     @property
-    def planned(self) -> bool:
-        """Whether the requirement still waits for its check."""
-        return self.message == PLANNED
+    def benched(self) -> bool:
+        """Whether benchmarks judge the requirement."""
+        return self.message == BENCHED
 
     @property
     def unexpected(self) -> bool:

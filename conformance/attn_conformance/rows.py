@@ -16,7 +16,7 @@ from attn_conformance.expect import allowed_by
 from attn_conformance.exploration import AS_REQUIRED, Tally, Watch, attempt, explore, lesser, rests, unwatched
 from attn_conformance.judge import Failed, NotAsked
 from attn_conformance.registry import Check, checks
-from attn_conformance.results import MISSHAPEN, NOT_REPLAYED, PLANNED, Cell, Row, Status
+from attn_conformance.results import BENCHED, MISSHAPEN, NOT_REPLAYED, Cell, Row, Status
 from attn_conformance.stored import Stored
 from attn_conformance.subject import Subject
 from attn_reference.claims import MASK_FEATURES
@@ -24,6 +24,9 @@ from attn_reference.requirements import Requirement, load_requirements
 
 TRIED = frozenset({"gqa", "scale", "dv"})
 """Claims that a plain function does not make, and whose requirements are tried all the same."""
+
+TRIALS = 10
+"""Examples in such a trial: enough to tell that something works, not that it conforms."""
 
 ABOUT_MASKS = frozenset({"CAUSAL-4", "CAUSAL-5", "CAUSAL-6", "CACHE-6"})
 """Requirements about masks whose ids do not say so."""
@@ -37,10 +40,6 @@ EFFORTS = {"smoke": 20, "default": DEFAULT, "thorough": 10 * DEFAULT}
 PARALLEL = frozenset({"NUM-1", "EQ-6"})
 """Requirements whose cases have work for several threads: there the target keeps those that it has. Elsewhere one
 thread gives the same result on every machine, and several spin: twice the time on two cores."""
-
-TRIALS = 10
-"""Examples in such a trial: enough to tell that something works, not that it conforms."""
-
 
 COPIED = "it called the reference ({}): an implementation that does so could pass by copying"
 
@@ -154,8 +153,8 @@ def _explored(
     started = time.perf_counter()
     level = level_for(requirement, subject.kind, subject.claims.features)
     row = Row(requirement.id, level, "skipped")
-    if requirement.planned:
-        return Judged(replace(row, message=PLANNED), {})
+    if requirement.benched:
+        return Judged(replace(row, message=BENCHED), {})
     number = zlib.crc32(f"{order.seed} {requirement.id}".encode())
     mine = [check for check in checks()[requirement.id] if subject.kind in check.kinds]
     missing = unmet(requirement, subject, mine)

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 from attn_conformance.results import Row
 
-BACK = (
-    "not judged: what it rests on is wrong already; mend {} first (--only with its id judges it all the same)"
-)
+BACK = "stands back behind {}, on which it rests and which fails, too: mend that first (or see this one alone: --only)"
 """What a row says that stands back."""
 
 
-def stands_back(message: str | None) -> bool:
-    """Whether a row with this message has failed, and stands back behind another one."""
-    return (message or "").startswith(BACK.partition("{}")[0])
+def behind(message: str | None) -> str | None:
+    """The requirement behind which a row with this message stands back, having failed; None if it does not."""
+    before, _, after = BACK.partition("{}")
+    text = message or ""
+    return text[len(before) : -len(after)] if text.startswith(before) and text.endswith(after) else None
 
 
 def stood_back(rows: Mapping[str, Row], rests: Mapping[str, tuple[tuple[str, ...], ...]]) -> dict[str, Row]:
@@ -29,7 +29,7 @@ def stood_back(rows: Mapping[str, Row], rests: Mapping[str, tuple[tuple[str, ...
     }
     first = {name: name for name in failed if not rests.get(name)}  # for each row, which one to mend first
 
-    def behind(name: str) -> str | None:
+    def ahead(name: str) -> str | None:
         """The row that one stands behind, if all its failures rest on rows that stay, or on such as stand back."""
         found = []
         for judges in rests[name]:
@@ -41,7 +41,7 @@ def stood_back(rows: Mapping[str, Row], rests: Mapping[str, tuple[tuple[str, ...
             found += able
         return min(found, key=list(rows).index)
 
-    while new := {name: end for name in failed - first.keys() if (end := behind(name)) is not None}:
+    while new := {name: end for name in failed - first.keys() if (end := ahead(name)) is not None}:
         first |= new
     return {
         name: _skipped(row, first[name]) if first.get(name, name) != name else row

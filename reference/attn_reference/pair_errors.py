@@ -1,10 +1,10 @@
 """What a correct backward pass may do wrong at each pair of a query i and a key j.
 
-Four kinds of errors perturb p_ij and ds_ij = p_ij (dp_ij - D_i); sums over keys and over queries add them up
+Five kinds of errors perturb p_ij and ds_ij = p_ij (dp_ij - D_i); sums over keys and over queries add them up
 differently. Errors of the scores, of dp and of long sums are granted pair by pair and add without signs. Roundings of
 stored p and ds are independent where they do not fall alike, and add in squares. The error of D is one number for a
-row, of which ds_ij takes the share p_ij. Inputs that are inexact themselves err for all keys of a query, or for
-all queries of a key, at once.
+row, of which ds_ij takes the share p_ij. What a pass that differentiates a row's maximum adds there falls to one key of
+the row. Inputs that are inexact themselves err for all keys of a query, or for all queries of a key, at once.
 
 Symbols as in `bound` and `backward`. terms_ij is sum_c |dO_ic||v_jc|, the size of what dp_ij adds up.
 """

@@ -21,7 +21,7 @@ Verdict = Literal["agrees", "differs", "silent"]
 LIBRARIES = ("pytorch-sdpa", "flash-attention", "onnx-attention", "nn-multiheadattention")
 
 _KEYS = {
-    *("id", "level", "claimed_level", "source", "since", "kinds", "rests_on", "validated", "planned"),
+    *("id", "level", "claimed_level", "source", "since", "kinds", "rests_on", "validated", "benched"),
     *("text", "reason", "agrees"),
 }
 
@@ -48,7 +48,7 @@ class Requirement:
 
     kinds: the kinds of implementation it applies to. rests_on: the features (keys of FEATURES) without which
     there is nothing to ask. reason: why a decided requirement is as it is. validated: observed for a kernel,
-    unless it claims "validates". planned: its checks are still to come. claimed_level: the level that takes
+    unless it claims "validates". benched: judged by benchmarks, not by checks. claimed_level: the level that takes
     the place of `level` for an implementation that claims the property. agrees: empty, or an entry for each
     of LIBRARIES.
     """
@@ -62,7 +62,7 @@ class Requirement:
     text: str
     reason: str = ""
     validated: bool = False
-    planned: bool = False
+    benched: bool = False
     claimed_level: Level | None = None
     agrees: tuple[Agreement, ...] = ()
 
@@ -124,7 +124,7 @@ def _requirement(entry: Mapping[str, Any]) -> Requirement:
         text=_text(entry, "text", name),
         reason=_text(entry, "reason", name) if "reason" in entry else "",
         validated=_flag(entry, "validated", name),
-        planned=_flag(entry, "planned", name),
+        benched=_flag(entry, "benched", name),
         claimed_level=None
         if claimed_level is None
         else _one_of(get_args(Level), claimed_level, "claimed_level", name),

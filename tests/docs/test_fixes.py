@@ -90,15 +90,36 @@ def test_what_pip_installs_names_the_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "row",
-    ['rebuilt = "x.py"\nbefore = "1"', 'before = "1"\nafter = "2"', 'rebuilt = "x.py"\nlibrary = "y"'],
+    ("changes", "said"),
+    [
+        ({"before": "1"}, "either before, after and target, or rebuilt"),
+        ({"rebuilt": "", "before": "1", "after": "2"}, "either before, after and target, or rebuilt"),
+        ({"class": "NONE"}, "no class NONE"),
+        ({"requirement": "EQ-99"}, "no requirement EQ-99"),
+        ({"more": "1"}, "more"),
+        ({"link": None}, "link"),
+        ({"class": None}, "class"),
+    ],
 )
-def test_a_pair_that_is_neither_installed_nor_rebuilt_is_refused(row: str, tmp_path: Path) -> None:
+def test_a_pair_without_meaning_is_refused(changes: dict[str, str | None], said: str, tmp_path: Path) -> None:
     table = tmp_path / "pairs.toml"
-    fields = ["library", "what", "requirement", "link"][row.count("library") :]
-    kind = "NONE" if "library" in row else "SCALE"
-    table.write_text("\n".join(["[a]", *(f'{name} = ""' for name in fields), f'class = "{kind}"', row]))
-    with pytest.raises(ValueError, match="a: "):
+    good = {
+        "library": "a",
+        "what": "b",
+        "requirement": "EQ-3",
+        "link": "c",
+        "class": "SCALE",
+        "rebuilt": "x.py",
+    }
+
+    def write(fields: dict[str, str | None]) -> None:
+        rows = [f'{name} = "{value}"' for name, value in fields.items() if value is not None]
+        table.write_text("\n".join(["[pair]", *rows]))
+
+    write({**good})
+    assert [pair.name for pair in pairs(table)] == ["pair"]
+    write({**good, **changes})
+    with pytest.raises(ValueError, match=f"^pair: .*{said}"):
         pairs(table)
 
 

@@ -40,7 +40,7 @@ def test_rows_say_what_the_table_says() -> None:
     for anchor, star, shown, level_, source, for_, text in ROW.findall(SPECIFICATION):
         requirement = REQUIREMENTS[anchor]
         assert shown == anchor
-        assert bool(star) == requirement.planned, anchor
+        assert bool(star) == requirement.benched, anchor
         assert level_ == level(requirement), anchor
         assert source == requirement.source, anchor
         assert for_ == ("both" if len(requirement.kinds) == 2 else requirement.kinds[0]), anchor

@@ -186,7 +186,7 @@ def row_of(core, solution, b, h, i):
     """What `log_weights` and `row_parts` want of a row, and which keys it sees."""
     shape = core.shape
     see = np.broadcast_to(core.visible, shape)[b, h, i]
-    k, q = core.k[b, h][see], core.q[b, h, i]
+    k, q = core.k[b, h * core.k.shape[1] // shape[1]][see], core.q[b, h, i]
     row = SimpleNamespace(
         s=solution.s[b, h, i][see],
         p=solution.p[b, h, i][see],

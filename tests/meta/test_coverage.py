@@ -19,26 +19,14 @@ def test_every_bug_class_has_four_mutants(name):
     assert CLASSES[name] >= 4
 
 
-@pytest.mark.parametrize("name", sorted(r.id for r in TABLE.values() if r.level == "must" and not r.planned))
+@pytest.mark.parametrize("name", sorted(r.id for r in TABLE.values() if r.level == "must" and not r.benched))
 def test_every_must_has_two_mutants(name):
     assert KILLED[name] >= 2
 
 
-KINDS_OF_TROUBLE = {
-    "forward": ("EQ-1", "EQ-2", "EQ-3", "EQ-5", "EQ-6"),
-    "backward": ("GRAD-1", "GRAD-2", "GRAD-3", "GRAD-5"),
-    "cache": ("CACHE-2", "CACHE-3", "CACHE-4", "CACHE-5"),
-    "state": ("PURE-2", "PURE-6"),
-    "error contract": ("CTOR-1", "MASK-9", "CAUSAL-4", "CAUSAL-5", "ERR-1", "ERR-2", "ERR-3"),
-    "grouped heads": ("KERN-1",),
-    "buffers of T x S": ("MEM-1",),
-    "work and length of a cache": ("CACHE-8",),
-}
-
-
-@pytest.mark.parametrize("requirement", [name for names in KINDS_OF_TROUBLE.values() for name in names])
-def test_every_kind_of_trouble_has_two_mutants(requirement):
-    assert KILLED[requirement] >= 2
+@pytest.mark.parametrize("name", ["ERR-2", "ERR-3", "MEM-1", "CACHE-8"])
+def test_so_have_shoulds_about_errors_memory_and_work(name):
+    assert KILLED[name] >= 2
 
 
 def test_a_buffer_of_all_scores_is_held_by_kernels_and_by_modules():

@@ -1,6 +1,7 @@
 """The table of mechanical mutants that live fits the code, and the script's files and tests exist."""
 
 import ast
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -11,21 +12,7 @@ TABLE = ROOT / "docs" / "selftest" / "mutation.toml"
 ENTRIES = tomllib.loads(TABLE.read_text(encoding="utf-8"))["equivalent"]
 
 
-def settings():
-    """REFERENCE, CONFORMANCE, JUDGED and SUBJECTS of the script, which itself wants Cosmic Ray."""
-    names = {"REFERENCE", "CONFORMANCE", "JUDGED", "SUBJECTS"}
-    tree = ast.parse((ROOT / ".ci" / "mutation").read_text(encoding="utf-8"))
-    mine = [
-        node
-        for node in tree.body
-        if isinstance(node, ast.Assign) and names & {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-    ]
-    found = {}
-    exec(compile(ast.Module(mine, []), "mutation", "exec"), found)
-    return found
-
-
-SETTINGS = settings()
+SETTINGS = runpy.run_path(str(ROOT / ".ci" / "mutation" / "settings.py"))
 
 
 def lines_of(file):

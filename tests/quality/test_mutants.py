@@ -3,15 +3,15 @@
 import os
 
 from attn_conformance.mutants import mutants
-from attn_conformance.selftest import kills
-from attn_conformance.selftest.kills import SIZES
+from attn_conformance.selftest import duels
+from attn_conformance.selftest.duels import SIZES
 
 SMALLEST = 2
 """Most batch elements, heads, queries and keys of a shrunk case, unless the mutant says that it needs more."""
 
 
 def test_mutants_are_rejected_near_minimally_and_twins_pass():
-    result = kills.run(jobs=os.cpu_count() or 1)
+    result = duels.run(jobs=os.cpu_count() or 1)
     assert result.counts["mutants"] == len(mutants())
     assert [kill.mutant for kill in result.kills if not kill.rejected] == []
     assert {kill.mutant: kill.twin for kill in result.kills if kill.twin} == {}

@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 from attn_conformance.report import annotations as module
 from attn_conformance.report.annotations import annotations, step_summary
 from attn_conformance.results import EXPECTED, Report, Row
+from attn_conformance.standing import BACK
 from attn_reference.requirements import load_requirements
 
 MUST = Row(
@@ -60,7 +61,8 @@ def test_errors_warnings_and_a_verdict():
     assert found[0][2].startswith("MASK-1 failed (must): In a boolean mask")
     assert "\n  what happened: off by 3, 50%\n    worst: [1]" in found[0][2]
     assert "import x" not in found[0][2]  # a script is too long for an annotation
-    assert found[-1][2].startswith("pkg.mod:Class fails (2 passed, 3 failed, 1 error;")
+    counts = "4 of 5 must-requirements judged; 1 must failed, 1 should failed, 1 failed as expected, 2 passed, 1 error"
+    assert found[-1][2].startswith(f"pkg.mod:Class fails ({counts};")
 
 
 def test_strict_makes_errors_of_warnings_and_of_documented_differences():
@@ -97,10 +99,11 @@ def test_no_more_of_a_kind_than_github_shows_and_how_many_are_left_out():
 
 
 def test_the_summary_has_a_table_and_each_failure_folded():
-    text = step_summary([report(*ALL), report(PASSED, target="other")])
+    back = Row("MASK-5", "must", "skipped", message=BACK.format("MASK-1"))
+    text = step_summary([report(*ALL, back), report(PASSED, target="other")])
     lines = [unescape(line) for line in text.splitlines()]
-    assert "| pkg.mod:Class | **fails** | 1 | 1 | 1 | 2 | 0 |" in lines
-    assert "| other | **conforms** | 0 | 0 | 0 | 1 | 0 |" in lines
+    assert "| pkg.mod:Class | **fails** | 1 | 1 | 1 | 1 | 2 | 0 |" in lines
+    assert "| other | **conforms** | 0 | 0 | 0 | 0 | 1 | 0 |" in lines
     titles = [re.sub("<.*?>", "", line) for line in lines if line.startswith("<details>")]
     assert titles == [
         "pkg.mod:Class MASK-1 off by 3, 50%",

@@ -13,10 +13,11 @@ module = importlib.import_module("attn_reference.bound")  # the attribute of tha
 
 
 def drawn(seed):
-    """A small call, float64, for any dtype; every fourth has scores that no dtype resolves."""
+    """A small call in float64 for any dtype; every fourth has scores that no dtype resolves, every fifth groups."""
     rng = np.random.default_rng(seed)
     B, H, T, S, D, Dv = (int(n) for n in rng.integers(1, (3, 4, 4, 7, 5, 4)))
-    q, k, v = (rng.standard_normal(shape) for shape in ((B, H, T, D), (B, H, S, D), (B, H, S, Dv)))
+    Hkv, H = H, H * (2 if seed % 5 == 0 else 1)
+    q, k, v = (rng.standard_normal(shape) for shape in ((B, H, T, D), (B, Hkv, S, D), (B, Hkv, S, Dv)))
     if seed % 4 == 1:
         q = 10.0 ** rng.uniform(2, 19) * q
     if seed % 4 == 2:
@@ -38,7 +39,8 @@ def is_the_formula(problem, dtype, arithmetic):
             assert of_lse[at] == 0
             assert (got[at] == 0).all()
             continue
-        e = row_parts(row, problem.v[at[:2]][see], solution.o[at], r)
+        v = problem.v[at[0], at[1] * problem.v.shape[1] // problem.shape[1]]
+        e = row_parts(row, v[see], solution.o[at], r)
         expected = np.minimum(e.worst, e.probable)
         assert (np.abs(got[at] - expected) <= 1e-9 * expected + e.blur).all(), at
         delta, _, _ = log_weights(row, r)
@@ -50,7 +52,9 @@ def is_the_formula(problem, dtype, arithmetic):
 
 
 @pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
-def test_the_bounds_of_a_row_are_the_formula(dtype, arithmetic):
+@pytest.mark.parametrize("block", [module.BLOCK, 100])
+def test_the_bounds_of_a_row_are_the_formula(dtype, arithmetic, block, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", block)  # of rows at once
     for seed in range(60):
         is_the_formula(drawn(seed), dtype, arithmetic)
 
@@ -84,6 +88,18 @@ def test_keys_too_far_below_the_maximum_have_no_weight_whatever_the_errors(size)
         is_the_formula(problem, "float32", "fused")
         found.append(bound(problem, solve(problem), "float32").item())
     assert min(found[:4]) > 1.5 * max(found[4:])
+
+
+def test_where_scores_lose_all_digits_the_hull_of_the_visible_values_is_the_bound():
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, 4, 6, 8)) for _ in range(3))
+    problem = lower(100 * q, 100 * k[:, :2], v[:, :2], is_causal=True)
+    got = bound(problem, solve(problem), "bfloat16", "eager")
+    assert np.isfinite(got).all()
+    spread = np.ptp(v[:, :2], axis=2).max()
+    # The weight of all, and every rounding on the way, may move to another key.
+    assert (got <= 4 * spread).all()
+    is_the_formula(problem, "bfloat16", "eager")
 
 
 @pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)

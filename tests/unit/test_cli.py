@@ -180,7 +180,7 @@ def test_explain_shows_the_requirement_who_agrees_and_a_failure(capsys):
 
 
 def test_explain_of_a_planned_and_of_an_unknown_requirement(capsys):
-    assert "planned" in run(capsys, "explain", "PERF-1")[1]
+    assert "judged by attn-conformance bench" in run(capsys, "explain", "PERF-1")[1]
     status, _, out = run(capsys, "explain", "MASK-99")
     assert status == 2
     assert "known are: MASK-1" in out

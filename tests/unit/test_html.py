@@ -16,6 +16,7 @@ from attn_conformance.report import html
 from attn_conformance.report.html import MISSING, run_page, write_report
 from attn_conformance.report.views import GROUPS, views
 from attn_conformance.results import NOT_ASKED
+from attn_conformance.standing import BACK
 from attn_reference.requirements import load_requirements
 
 BASELINES = Path(__file__).parents[2] / "docs" / "baselines"
@@ -97,9 +98,9 @@ def test_a_page_says_what_was_judged_and_how() -> None:
     assert "NVIDIA H100 80GB HBM3" in text
     assert "not claimed: lse KERN-4" in text
     for name, row in REAL["results"][0]["requirements"].items():
-        planned = (row["message"] or "").startswith("planned")
-        assert (name in page.below) == (not planned)
-        if not planned:
+        benched = name == "PERF-1"
+        assert (name in page.below) == (not benched)
+        if not benched:
             assert f"{row['level']}" in page.words(name)
     assert page.words("MASK-1").startswith("MASK-1 must ✓ passed 150")
 
@@ -147,6 +148,7 @@ def test_what_failed_differs_by_what_it_means() -> None:
         "MASK_3": {"status": "failed", "message": "passed, though it was expected to fail: known"},
         "CAUSAL_3": {"declared": "top left (https://example.org/a?b=1&c=2)"},
         "MASK_4": {"status": "error", "message": "the suite itself failed"},
+        "MASK_5": {"status": "skipped", "message": BACK.format("MASK-1")},
     }
     page = Page(run_page([result(**rows)]))
     for name, words in {
@@ -156,16 +158,20 @@ def test_what_failed_differs_by_what_it_means() -> None:
         "MASK-3": "must ✗ unexpected pass",
         "CAUSAL-3": "must ≠ documented",
         "MASK-4": "must ! error",
+        "MASK-5": "must ✗ stands back",
     }.items():
         assert page.words(name).startswith(f"{name} {words}")
     assert "Why it is expected known, see #12 Smallest case" in page.words("MASK-2-more")
     assert "expected to fail" not in page.words("MASK-2-more")
     assert "Here: top left" in page.words("CAUSAL-3-more")
     assert "https://example.org/a?b=1&c=2" in {link["href"] for link in page.all("a")}
+    assert BACK.format("MASK-1") in page.words("MASK-5")
+    assert "#MASK-1-more" in {link["href"] for link in page.all("a")}
     shown = [radio["value"] for radio in page.all("input")]
     assert shown == ["all", *html.MARKS]
     counted = (
-        "1 must failed, 1 unexpected pass, 1 should failed, 1 failed as expected, 1 differ as documented"
+        "1 must failed, 1 unexpected pass, 1 should failed, 1 failed as expected, 1 differ as documented, "
+        "1 error"
     )
     assert counted in page.words()
 

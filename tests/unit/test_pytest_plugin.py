@@ -118,7 +118,7 @@ def test_a_wrong_class_fails_with_the_story_and_without_our_traceback(folder: py
             "EQ-1 failed (must): *",
             "  smallest case: forward, self-attention, B=1 *",
             "  what happened: differs from the reference: *",
-            "  found after * examples; again: attn-conformance run mypkg.wrong_class:MultiHeadAttention *",
+            "  found after * example*; again: attn-conformance run mypkg.wrong_class:MultiHeadAttention *",
         ]
     )
     assert "asking.py" not in result.stdout.str()
@@ -127,6 +127,14 @@ def test_a_wrong_class_fails_with_the_story_and_without_our_traceback(folder: py
     assert (
         "[EQ-1] - Failed: forward: differs" in headline[0] or "[EQ-1] - Failed: differs from" in headline[0]
     )
+
+
+def test_each_test_is_judged_alone_and_says_on_what_it_rests(folder: pytest.Pytester) -> None:
+    result = asked(folder, "mutant:no-scale", "EQ-3,MASK-1")
+    result.assert_outcomes(failed=2)
+    told = [line for line in result.outlines if "rests on something simpler" in line]
+    assert len(told) == 1
+    assert "look at EQ-3" in told[0]
 
 
 def test_scripts_are_shown_once_for_what_fails_alike(

@@ -53,7 +53,7 @@ def test_ids_are_unique_and_in_the_order_of_the_specification() -> None:
     table = tomllib.loads(files("attn_reference").joinpath("requirements.toml").read_text(encoding="utf-8"))
     ids = [entry["id"] for entry in table["requirement"]]
     assert ids == list(REQUIREMENTS)
-    assert len(ids) == len(set(ids)) == 75
+    assert len(ids) == len(set(ids)) == 76
     keys = [(GROUPS.index(id_.split("-")[0]), int(id_.split("-")[1])) for id_ in ids]
     assert keys == sorted(keys)
     for group in GROUPS:
@@ -101,7 +101,7 @@ def test_what_a_kernel_is_asked_today_is_not_planned() -> None:
         *("OUT-3", "OUT-4", "OUT-6", "EQ-3", "EQ-5..6", "MASK-*", "CAUSAL-1..3", "CAUSAL-5", "CAUSAL-7"),
         *("ERR-*", "NUM-*", "GRAD-2..6", "PURE-*", "KERN-*"),
     )
-    assert not [id_ for id_ in now if REQUIREMENTS[id_].planned]
+    assert not [id_ for id_ in now if REQUIREMENTS[id_].benched]
 
 
 def test_the_table_is_plain_data() -> None:
@@ -120,7 +120,7 @@ def test_groups() -> None:
 def test_a_good_table_is_read() -> None:
     requirement = parse_requirements(GOOD)["MASK-1"]
     assert requirement.kinds == ("module", "kernel")
-    assert (requirement.validated, requirement.planned, requirement.claimed_level) == (False, False, None)
+    assert (requirement.validated, requirement.benched, requirement.claimed_level) == (False, False, None)
     assert [a.verdict for a in requirement.agrees] == ["agrees", "silent", "agrees", "differs"]
 
 
@@ -160,7 +160,7 @@ NO_AGREES = GOOD.partition("[requirement.agrees]")[0]
         (GOOD.replace("https://a", "http://a"), "MASK-1: agrees.pytorch-sdpa: link must start with https://"),
         (GOOD.replace('note = "No masks.", ', ""), "MASK-1: agrees.flash-attention: must have verdict, note"),
         (GOOD.replace('"No masks."', '""'), "MASK-1: agrees.flash-attention: note is missing or empty"),
-        (GOOD.replace("since", "planned = 1\nsince"), "MASK-1: planned must be true or false, got 1"),
+        (GOOD.replace("since", "benched = 1\nsince"), "MASK-1: benched must be true or false, got 1"),
         (GOOD.replace("since", 'claimed_level = "high"\nsince'), "MASK-1: unknown claimed_level 'high'"),
         (GOOD.replace("since", "colour = 1\nsince"), "MASK-1: unknown keys ['colour']"),
     ],

@@ -4,12 +4,12 @@ import pytest
 
 from attn_conformance.cases import KernelCase
 from attn_conformance.results import (
+    BENCHED,
     INTERRUPTED,
     LEFT_OUT,
     NOT_ASKED,
     NOT_IN_SHARD,
     NOT_REPLAYED,
-    PLANNED,
     SPENT,
     STOPPED,
     UNEXPECTED,
@@ -82,8 +82,8 @@ def test_progress_counts_what_was_asked_for():
 
 
 def test_a_row_tells_what_it_is():
-    assert row("skipped", message=PLANNED).planned
-    assert not row("skipped", message=NOT_ASKED).planned
+    assert row("skipped", message=BENCHED).benched
+    assert not row("skipped", message=NOT_ASKED).benched
     assert SURPRISE.unexpected
     assert not row("passed", message=f"{UNEXPECTED}: so").unexpected
     assert not row("failed", message=f"so: {UNEXPECTED}").unexpected

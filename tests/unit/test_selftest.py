@@ -19,7 +19,7 @@ from attn_conformance.commands.selftest import show
 from attn_conformance.mutants import Mutant, mutants
 from attn_conformance.results import Row
 from attn_conformance.runner import run
-from attn_conformance.selftest import attribution, kills
+from attn_conformance.selftest import attribution, duels
 from attn_conformance.selftest.attribution import judging, killer
 from attn_conformance.selftest.kills import Kill, Kills
 from attn_conformance.selftest.page import page
@@ -44,8 +44,8 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves few requirements to ask in the full form, which would take a minute otherwise."""
-    table = {name: kills.load_requirements()[name] for name in ("MASK-1", "CAUSAL-3", "CACHE-2", "MASK-2")}
-    monkeypatch.setattr(kills, "load_requirements", lambda: table)
+    table = {name: duels.load_requirements()[name] for name in ("MASK-1", "CAUSAL-3", "CACHE-2", "MASK-2")}
+    monkeypatch.setattr(duels, "load_requirements", lambda: table)
 
 
 def selftest(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -90,14 +90,14 @@ def test_mutants_are_rejected_and_their_twins_pass(
     assert first["case"].startswith("B=2 H=2 T=2 S=2 D=4 ")
     assert first["wrong_killers"] is None
     assert all(kill["examples"] >= 1 and 0 < kill["seconds"] < 10 for kill in data["mutants"])
-    here = kills.run(only=THREE.split(","))
+    here = duels.run(only=THREE.split(","))
     alike = [{**kill.to_json(), "seconds": 0} for kill in here.kills]
     assert alike == [{**kill, "seconds": 0} for kill in data["mutants"]]
 
 
 def test_it_finds_what_a_run_finds() -> None:
     name = "keys-remembered-without-a-cache"
-    (kill,) = kills.run(only=[name], seed=3).kills
+    (kill,) = duels.run(only=[name], seed=3).kills
     row = run(f"mutant:{name}", only=[kill.requirement], seed=3, isolate=False).rows[kill.requirement]
     assert (kill.examples, kill.case) == (row.examples, row.summary)
     assert kill.examples is not None
@@ -112,16 +112,16 @@ def test_with_several_seeds_each_counts(capsys: pytest.CaptureFixture[str], tmp_
     assert f"{name} │ STALE │ CACHE-1 │" in out
     assert "1 of 1 mutants rejected, 1 of 1 twins passed (effort default, seed 3 to 4," in out
     (found,) = json.loads(path.read_text())["mutants"]
-    alone = [kills.run(only=[name], seed=seed).kills[0] for seed in (3, 4)]
+    alone = [duels.run(only=[name], seed=seed).kills[0] for seed in (3, 4)]
     assert found["by_seed"] == [kill.examples for kill in alone]
     assert (found["examples"], found["case"]) == (alone[0].examples, alone[0].case)
     assert re.search(r'"by_seed": \[\d+, \d+\]\n', path.read_text())
 
 
 def test_a_twin_has_to_pass_with_each_seed(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    judged = kills.judged
+    judged = duels.judged
 
-    def failing_with_seed_1(task: kills.Task) -> dict[str, Any]:
+    def failing_with_seed_1(task: duels.Task) -> dict[str, Any]:
         rows = judged(task)
         if task.target.startswith("twin:") and task.seed == 1:
             return {
@@ -130,9 +130,9 @@ def test_a_twin_has_to_pass_with_each_seed(plant: Plant, monkeypatch: pytest.Mon
             }
         return rows
 
-    monkeypatch.setattr(kills, "judged", failing_with_seed_1)
-    assert kills.run(only=["inverted-mask"], effort="smoke").ok
-    (kill,) = kills.run(only=["inverted-mask"], effort="smoke", seeds=2).kills
+    monkeypatch.setattr(duels, "judged", failing_with_seed_1)
+    assert duels.run(only=["inverted-mask"], effort="smoke").ok
+    (kill,) = duels.run(only=["inverted-mask"], effort="smoke", seeds=2).kills
     assert kill.twin == "MASK-1 failed: so"
     assert not kill.ok
 
@@ -166,14 +166,14 @@ def test_one_seed_in_a_hundred_may_let_a_mutant_live_and_the_median_has_a_limit(
 def test_of_a_hundred_seeds_one_is_pardoned(
     monkeypatch: pytest.MonkeyPatch, lives: int, rejected: bool
 ) -> None:
-    judged = kills.judged(kills.Task("mutant:inverted-mask", ("MASK-1",), 0, "smoke", shrink=False))
-    right = kills.judged(kills.Task("twin:inverted-mask", ("MASK-1",), 0, "smoke", shrink=False))
+    judged = duels.judged(duels.Task("mutant:inverted-mask", ("MASK-1",), 0, "smoke", shrink=False))
+    right = duels.judged(duels.Task("twin:inverted-mask", ("MASK-1",), 0, "smoke", shrink=False))
 
-    def known(task: kills.Task) -> dict[str, Any]:
+    def known(task: duels.Task) -> dict[str, Any]:
         return right if task.target.startswith("twin:") or task.seed < lives else judged
 
-    monkeypatch.setattr(kills, "judged", known)
-    (kill,) = kills.run(only=["inverted-mask"], seeds=100).kills
+    monkeypatch.setattr(duels, "judged", known)
+    (kill,) = duels.run(only=["inverted-mask"], seeds=100).kills
     assert (kill.rejected, kill.survived, kill.twin) == (rejected, lives, None)
     assert (kill.examples is None) == (lives == 100)
 
@@ -197,7 +197,7 @@ def test_a_survivor_and_a_wrong_twin_are_named_and_give_1(
 def test_a_mutant_of_which_its_requirement_asks_nothing_survives(plant: Plant) -> None:
     claims = mutants()["inverted-mask"].claims
     plant("claims-little", "inverted-mask", claims=replace(claims, features=frozenset({"causal"})))
-    (kill,) = kills.run(only=["claims-little"]).kills
+    (kill,) = duels.run(only=["claims-little"]).kills
     assert not kill.rejected
     assert kill.message == "not claimed: bool-mask"
     assert kill.twin == f"MASK-1 skipped: {kill.message}"
@@ -208,7 +208,7 @@ def test_in_full_the_rows_that_nobody_expects_to_fail_are_named(plant: Plant) ->
     plant("unlisted", "top-left-triangle-in-the-module", also_fails={})
     plant("misnamed", "top-left-triangle-in-the-module", requirement="MASK-1", also_fails={"CACHE-2": "so"})
     asked = ("top-left-triangle-in-the-module", "unlisted", "misnamed")
-    found = kills.run(only=asked, full=True, effort="smoke")
+    found = duels.run(only=asked, full=True, effort="smoke")
     assert [kill.wrong_killers for kill in found.kills] == [(), ("CACHE-2",), ("CAUSAL-3",)]
     console = Console(file=io.StringIO(), width=200)
     show(found, console, quiet=True)
@@ -223,8 +223,8 @@ def test_in_full_the_rows_that_nobody_expects_to_fail_are_named(plant: Plant) ->
 @pytest.mark.usefixtures("narrow")
 def test_in_full_a_twin_may_fail_nothing(plant: Plant) -> None:
     plant("another", "inverted-mask", twin=mutants()["top-left-triangle"].target)
-    assert kills.run(only=["another"], effort="smoke").ok
-    (kill,) = kills.run(only=["another"], full=True, effort="smoke").kills
+    assert duels.run(only=["another"], effort="smoke").ok
+    (kill,) = duels.run(only=["another"], full=True, effort="smoke").kills
     assert (kill.twin or "").startswith("CAUSAL-3 failed: ")
     assert not kill.ok
 

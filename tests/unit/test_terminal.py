@@ -10,7 +10,8 @@ from attn_conformance.cli import main
 from attn_conformance.report.progress import Progress
 from attn_conformance.report.stories import plain
 from attn_conformance.report.terminal import show
-from attn_conformance.results import NOT_ASKED, PLANNED, UNEXPECTED, Report, Row
+from attn_conformance.results import BENCHED, NOT_ASKED, UNEXPECTED, Report, Row
+from attn_conformance.standing import BACK
 from attn_reference.requirements import load_requirements
 
 EAGER = (
@@ -128,8 +129,16 @@ def test_what_was_left_out_is_one_list_of_claims_and_other_reasons_stand_beside_
     ]
 
 
+def test_rows_that_stand_back_are_counted_as_judged_and_told_with_the_one_to_mend_first():
+    back = [skipped(name, BACK.format("EQ-3")) for name in ("MASK-1", "MASK-2")]
+    text = shown(failed("EQ-3", NUMBERS), *back, skipped("CAUSAL-1", "not claimed: causal"))
+    assert "3 of 4 must-requirements judged; 1 must failed, 2 stand back, 1 skipped;" in " ".join(lines(text))
+    assert "stand back behind EQ-3, which to mend first: MASK-1, MASK-2" in lines(text)
+    assert "1 stands back" in shown(failed("EQ-3", NUMBERS), back[0])
+
+
 def test_what_is_planned_is_not_counted_whether_it_is_asked_for_or_not():
-    assert "1 of 1 must-" in shown(Row("EQ-3", "must", "passed"), skipped("PERF-1", PLANNED))
+    assert "1 of 1 must-" in shown(Row("EQ-3", "must", "passed"), skipped("PERF-1", BENCHED))
     assert "1 of 1 must-" in shown(Row("EQ-3", "must", "passed"), skipped("PERF-1", NOT_ASKED))
 
 

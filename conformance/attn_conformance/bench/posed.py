@@ -30,7 +30,6 @@ PLACES_JUDGED = 2
 ROWS_JUDGED = 6
 """Of each, the first and the last among them: the ends of a causal triangle."""
 
-
 PREFIX = "prefix"
 """The tokens that a cache begins with: drawn like a buffer, and put in once."""
 

@@ -11,7 +11,7 @@ from rich.padding import Padding
 
 from attn_conformance.names import suggestion
 from attn_conformance.registry import checks
-from attn_conformance.report.terminal import story
+from attn_conformance.report.terminal import repetition, story
 from attn_reference.requirements import Requirement, load_requirements
 
 SOURCES = {
@@ -47,7 +47,7 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
         line(f"{agreement.library} {agreement.verdict}: {agreement.note} ({agreement.link})")
     found = checks().get(requirement.id, ())
     if not found:
-        line("planned: this version has no check for it")
+        line("check: none of run; it is judged by attn-conformance bench")
         return 0
     for check in found:
         home = inspect.getsourcefile(check.function) or ""
@@ -78,6 +78,6 @@ def _example(requirement: Requirement, console: Console) -> None:
             found, _ = subject(f"mutant:{mutant.name}")
             report = run(found, effort="smoke", only=(requirement.id,), explain=True)
             row = report.rows[requirement.id]
-            again = f"attn-conformance run mutant:{mutant.name} --only {requirement.id} --effort smoke"
+            again = repetition(f"mutant:{mutant.name}", requirement.id, report.seed, report.effort)
             story(row, requirement, console, again)
             return

@@ -21,7 +21,8 @@ from attn_conformance.loading import TargetError
 from attn_conformance.mutants import BUG_CLASSES, mutants
 from attn_conformance.report.progress import Progress
 from attn_conformance.selftest.attribution import Attribution
-from attn_conformance.selftest.kills import Kill, Kills, run
+from attn_conformance.selftest.duels import run
+from attn_conformance.selftest.kills import Kill, Kills
 from attn_conformance.selftest.page import page
 from attn_conformance.selftest.table import Line, line, lines, number, seconds, seeds
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from attn_conformance.report.stories import decides, failed, headline, inert, told, visible, whole
 from attn_conformance.report.terminal import ranked
-from attn_conformance.report.verdict import sentence
+from attn_conformance.report.verdict import counts, sentence
 from attn_conformance.results import EXPECTED, Report, Row
+from attn_conformance.standing import behind
 
 MOST = 10
 """Annotations of one kind that GitHub shows of a step; it drops further ones without a word."""
@@ -42,8 +43,10 @@ def step_summary(reports: Sequence[Report], *, strict: bool = False) -> str:
     Nothing that comes from a target acts as Markdown or HTML. strict: as for `Report.ok`.
     """
     lines = ["## attn-conformance", ""]
-    lines += ["| target | verdict | must failed | should failed | as expected | passed | skipped |"]
-    lines += ["|---|---|--:|--:|--:|--:|--:|"]
+    lines += [
+        "| target | verdict | must failed | should failed | as expected | stand back | passed | skipped |"
+    ]
+    lines += ["|---|---|--:|--:|--:|--:|--:|--:|"]
     lines += [f"| {' | '.join(_cells(report))} |" for report in reports]
     lines += [""]
     size = sum(len(line.encode()) + 1 for line in lines)
@@ -74,8 +77,9 @@ def _failures(reports: Sequence[Report], kept: Callable[[Row], bool]) -> list[tu
 
 
 def _verdict(report: Report) -> str:
-    counts = ", ".join(f"{count} {status}" for status, count in report.counts.items() if count)
-    return f"{report.target} {sentence(report)} ({counts}; effort {report.effort}, seed {report.seed})"
+    return (
+        f"{report.target} {sentence(report)} ({counts(report)}; effort {report.effort}, seed {report.seed})"
+    )
 
 
 def _command(kind: str, title: str, text: str) -> str:
@@ -95,7 +99,8 @@ def _cells(report: Report) -> Iterator[str]:
     yield f"**{inert(sentence(report))}**"
     yield from (str(sum(r.level == level and not r.expected for r in rows)) for level in ("must", "should"))
     yield str(sum(row.expected for row in report.rows.values()))
-    yield from (str(report.counts[status]) for status in ("passed", "skipped"))
+    back = sum(behind(row.message) is not None for row in report.rows.values())
+    yield from map(str, (back, report.counts["passed"], report.counts["skipped"] - back))
 
 
 def _details(report: Report, row: Row, strict: bool) -> str:

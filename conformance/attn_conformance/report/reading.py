@@ -21,7 +21,6 @@ LONGEST = 200
 
 ANEW = "write it anew with `attn-conformance run TARGET --json FILE`"
 
-
 BENCH_ANEW = "write it anew with `attn-conformance bench TARGET --json FILE`"
 
 

@@ -94,7 +94,7 @@ def _table(report: Report) -> Table:
     grid.add_column("effective", justify="right", no_wrap=True, min_width=9)
     grid.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
     for name, row in report.rows.items():
-        if row.planned or row.message in LEFT_OUT:
+        if row.benched or row.message in LEFT_OUT:
             continue
         ran = row.examples > 0
         status = f"{row.status}*" if row.declared else row.status
@@ -132,7 +132,8 @@ def story(row: Row, requirement: Requirement, console: Console, again: str) -> N
     if row.cause is not None:
         lines.append(f"likely cause: {row.cause}")
     if row.counterexample is not None:
-        how = "by an earlier run, and tried first" if row.replayed else f"after {row.examples} examples"
+        examples = f"{row.examples} example{'s' * (row.examples != 1)}"
+        how = "by an earlier run, and tried first" if row.replayed else f"after {examples}"
         lines.append(f"found {how}; again: {again}")
     for line in lines:
         _line(line, console)

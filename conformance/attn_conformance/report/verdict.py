@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from attn_conformance.expect import allowed_by
 from attn_conformance.results import LEFT_OUT, MISSHAPEN, SPENT, STOPPED, Report, Row
+from attn_conformance.standing import behind
 from attn_reference.claims import DTYPES
 from attn_reference.requirements import load_requirements
 
@@ -36,30 +37,43 @@ def counts(report: Report) -> str:
     """How many musts were judged, and how many rows there are of each status."""
     rows = report.rows.values()
     must = musts(report)
-    judged = sum(row.status in ("passed", "failed") for row in must)
+    judged = sum(decided(row.status, row.message) for row in must)
     failed = [row.level for row in rows if row.status == "failed" and not row.expected and not row.unexpected]
     parts = [f"{failed.count(level)} {level} failed" for level in ("must", "should") if level in failed]
     special = {
         "failed as expected": sum(row.expected and row.status == "failed" for row in rows),
         "passed unexpectedly": sum(row.unexpected for row in rows),
     }
+    back = sum(behind(row.message) is not None for row in rows)
+    special["stand back" if back != 1 else "stands back"] = back
     parts += [f"{n} {what}" for what, n in special.items() if n]
-    parts += [f"{n} {status}" for status, n in report.counts.items() if n and status != "failed"]
+    rest = {**report.counts, "failed": 0, "skipped": report.counts["skipped"] - back}
+    parts += [f"{n} {status}" for status, n in rest.items() if n]
     return f"{judged} of {len(must)} must-requirements judged; {', '.join(parts)}"
 
 
 def musts(report: Report) -> list[Row]:
-    """The rows of must-requirements for which this version has a check."""
-    known = load_requirements()
-    return [row for row in report.rows.values() if row.level == "must" and not known[row.requirement].planned]
+    """The rows of must-requirements that checks judge."""
+    return [row for row in report.rows.values() if counted(row.requirement, row.level)]
+
+
+def counted(name: str, level: str) -> bool:
+    """Whether a row of this level counts among the musts: checks judge it, or this version does not know it."""
+    known = load_requirements().get(name)
+    return level == "must" and (known is None or not known.benched)
+
+
+def decided(status: str, message: str | None) -> bool:
+    """Whether a row was judged: it passed or failed, also if it stands back behind another one."""
+    return status in ("passed", "failed") or behind(message) is not None
 
 
 def notes(report: Report) -> list[str]:
     """What else is to be said of a run, one line each."""
     rows, must = report.rows.values(), musts(report)
-    lines = [*_allowed(report, must), *_left_out(must)]
-    if planned := [row.requirement for row in rows if row.planned]:
-        lines.append(f"not checked by this version: {', '.join(planned)}")
+    lines = [*_allowed(report, must), *_standing_back(rows), *_left_out(must)]
+    if benched := [row.requirement for row in rows if row.benched]:
+        lines.append(f"not judged by run, but by attn-conformance bench: {', '.join(benched)}")
     asked = [row for row in rows if row.level == "must" and LEFT_OUT.get(row.message or "") != "not asked"]
     if not asked:
         lines.append("no must-requirement was asked for")
@@ -95,6 +109,18 @@ def _allowed(report: Report, must: Sequence[Row]) -> list[str]:
     ]
 
 
+def _standing_back(rows: Iterable[Row]) -> list[str]:
+    """Which rows have failed and stand back, by the one to mend first."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if (first := behind(row.message)) is not None:
+            found.setdefault(first, []).append(row.requirement)
+    return [
+        f"stand back behind {first}, which to mend first: {', '.join(names)}"
+        for first, names in found.items()
+    ]
+
+
 def _left_out(must: Sequence[Row]) -> list[str]:
     """Which musts were not judged, and why, but for those that nobody asked for."""
     lines = []
@@ -103,7 +129,7 @@ def _left_out(must: Sequence[Row]) -> list[str]:
     others: dict[str, list[str]] = {}
     for row in must:
         message = row.message or ""
-        if row.status != "skipped":
+        if row.status != "skipped" or behind(message) is not None:
             continue
         if message.startswith(UNCLAIMED):
             claims, _, works = message.removeprefix(UNCLAIMED).partition(" (")

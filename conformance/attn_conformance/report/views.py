@@ -15,8 +15,9 @@ from attn_conformance.endings import printable
 from attn_conformance.registry import checks
 from attn_conformance.report.ranking import rank
 from attn_conformance.report.terminal import repetition
-from attn_conformance.report.verdict import VERDICTS
-from attn_conformance.results import EXPECTED, LEFT_OUT, PLANNED, UNEXPECTED
+from attn_conformance.report.verdict import VERDICTS, counted, decided
+from attn_conformance.results import BENCHED, EXPECTED, LEFT_OUT, UNEXPECTED
+from attn_conformance.standing import behind
 from attn_reference.requirements import load_requirements
 
 
@@ -42,7 +43,16 @@ MARKS = {
         Mark("error", "error", "!", "error", "could not be carried out"),
         Mark("passed", "passed", "✓", "good", "held in every example"),
         Mark("observed", "observed", "○", "seen", "a fact that the specification leaves open"),
-        Mark("skipped", "skipped", "–", "quiet", "not judged: not claimed, not asked for, or planned"),
+        Mark(
+            "behind",
+            "stands back",
+            "✗",
+            "quiet",
+            "failed, and rests on something that fails, too: mend that first",
+        ),
+        Mark(
+            "skipped", "skipped", "–", "quiet", "not judged: not claimed, not asked for, or a matter of bench"
+        ),
     )
 }
 """Marks of requirements, in the order in which people look for them."""
@@ -73,8 +83,10 @@ GROUPS = {
 }
 """Titles of the requirement groups, after the headings of the specification, where MEM and HOST share one."""
 
-UNJUDGED = {PLANNED: "planned", **LEFT_OUT}
-"""Why a row says nothing of the implementation; such rows are not in its table, and listed with what was left out."""
+UNJUDGED = {BENCHED: "by bench", "planned: this version has no check for it": "planned", **LEFT_OUT}
+"""Why a row says nothing of the implementation; such rows are not in its table, and listed with what was left out.
+
+Files of earlier versions hold planned ones."""
 
 REGULAR = re.compile(r"[A-Z]+-[0-9]+")
 """What ids of requirements look like; others, in a file that is not ours, get no anchor of their own name."""
@@ -110,6 +122,9 @@ class Entry:
         """The id of what tells most about it on its page."""
         if not self.judged:
             return "left-out"
+        first = behind(self.row["message"])
+        if first is not None and REGULAR.fullmatch(first):
+            return f"{first}-more"
         return self.place if self.mark.name in ("passed", "skipped") else f"{self.place}-more"
 
     @property
@@ -213,9 +228,8 @@ class View:
     @property
     def musts(self) -> tuple[int, int]:
         """How many must-requirements were judged, and how many there are."""
-        planned = {name for name, requirement in load_requirements().items() if requirement.planned}
-        musts = [entry for entry in self.entries if entry.level == "must" and entry.id not in planned]
-        return sum(entry.row["status"] in ("passed", "failed") for entry in musts), len(musts)
+        rows = [entry.row for entry in self.entries if counted(entry.id, entry.level)]
+        return sum(decided(row["status"], row["message"]) for row in rows), len(rows)
 
     @property
     def counts(self) -> tuple[str, ...]:
@@ -224,6 +238,7 @@ class View:
             "failed": "must failed",
             "expected": "failed as expected",
             "documented": "differ as documented",
+            "behind": "stand back",
         }
         found = ((len(self.marked(name)), words.get(name, mark.word)) for name, mark in MARKS.items())
         return tuple(f"{count} {word}" for count, word in found if count)
@@ -399,6 +414,8 @@ def _mark(row: Mapping[str, Any]) -> Mark:
         status = "unexpected"
     elif status == "failed" and row["level"] != "must":
         status = "should"
+    elif status == "skipped" and behind(row["message"]) is not None:
+        status = "behind"
     return MARKS[status]
 
 

@@ -14,15 +14,13 @@ from threadpoolctl import threadpool_limits
 
 from attn_conformance.cases import KernelCase
 from attn_conformance.environment import environment
+from attn_conformance.selftest.frame import framed, unframed
 from attn_conformance.selftest.panel import Member, chosen, loaded
 from attn_conformance.selftest.population import drawn, population
 from attn_conformance.selftest.posed import NotServed, Of, Posed, Results, posed
 from attn_conformance.selftest.processes import in_order
 from attn_reference import SPEC_VERSION
 from attn_reference.claims import DTYPES
-
-SCHEMA = 1
-"""Version of the file: it grows by additions alone."""
 
 CHUNK = 10
 """Cases that a process is given at a time: some seconds' work."""
@@ -116,21 +114,17 @@ class Alarms:
         """The file that `--json` writes."""
         own = {name: getattr(self, name) for name in ("suite", "spec", "cases", "seed", "jobs", "seconds")}
         counts = [count.to_json() for count in self.counts]
-        environment = dict(self.environment)
-        head = {"selftest": "alarms", "schema": SCHEMA}
-        return head | own | {"environment": environment, "totals": self.totals, "counts": counts}
+        rest = {"environment": dict(self.environment), "totals": self.totals, "counts": counts}
+        return framed("alarms", own | rest)
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Alarms:
         """What `to_json` wrote; ValueError for data of another kind or version, or with other fields."""
-        if (data.get("selftest"), data.get("schema")) != ("alarms", SCHEMA):
-            raise ValueError(f"not a file of alarms, schema {SCHEMA}")
-        derived = ("selftest", "schema", "totals", "counts")
-        fields = {name: value for name, value in data.items() if name not in derived}
-        try:
-            return Alarms(counts=tuple(map(Count.from_json, data["counts"])), **fields)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a file of alarms: {error}") from error
+
+        def made(content: dict[str, Any]) -> Alarms:
+            return Alarms(counts=tuple(map(Count.from_json, content.pop("counts"))), **content)
+
+        return unframed("alarms", data, made, derived=["totals"])
 
 
 def run(

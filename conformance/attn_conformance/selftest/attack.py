@@ -20,15 +20,13 @@ from threadpoolctl import threadpool_limits
 
 from attn_conformance.cases import KernelCase
 from attn_conformance.environment import environment
+from attn_conformance.selftest.frame import framed, unframed
 from attn_conformance.selftest.panel import Member, chosen, loaded
 from attn_conformance.selftest.population import drawn, small_population
 from attn_conformance.selftest.posed import Of, posed
 from attn_conformance.selftest.processes import in_order
 from attn_reference import SPEC_VERSION
 from attn_reference.claims import DTYPES
-
-SCHEMA = 1
-"""Version of the file: it grows by additions alone."""
 
 STEPS = 1000
 """Examples after which a climb starts anew, elsewhere: later steps hardly rise."""
@@ -103,19 +101,16 @@ class Attack:
         """The file that `--json` writes."""
         own = {name: getattr(self, name) for name in ("suite", "spec", "examples", "seed", "jobs", "seconds")}
         peaks = [peak.to_json() for peak in self.peaks]
-        head = {"selftest": "attack", "schema": SCHEMA}
-        return head | own | {"environment": dict(self.environment), "peaks": peaks}
+        return framed("attack", own | {"environment": dict(self.environment), "peaks": peaks})
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Attack:
         """What `to_json` wrote; ValueError for data of another kind or version, or with other fields."""
-        if (data.get("selftest"), data.get("schema")) != ("attack", SCHEMA):
-            raise ValueError(f"not a file of an attack, schema {SCHEMA}")
-        fields = {name: value for name, value in data.items() if name not in ("selftest", "schema", "peaks")}
-        try:
-            return Attack(peaks=tuple(map(Peak.from_json, data["peaks"])), **fields)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a file of an attack: {error}") from error
+
+        def made(content: dict[str, Any]) -> Attack:
+            return Attack(peaks=tuple(map(Peak.from_json, content.pop("peaks"))), **content)
+
+        return unframed("attack", data, made)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from attn_conformance.files import put
 from attn_conformance.mutants import BUG_CLASSES
+from attn_reference.requirements import load_requirements
 
 SCHEMA = 1
 """Version of the file: it grows by additions alone."""
@@ -62,16 +63,21 @@ class Pair:
 
 
 def pairs(table: Path) -> list[Pair]:
-    """The pairs of a table; ValueError for one that is neither installed nor rebuilt, or of no known class."""
+    """The pairs of a table; ValueError for one that is neither installed nor rebuilt, or means nothing otherwise."""
     found = []
     for name, row in tomllib.loads(table.read_text(encoding="utf-8")).items():
         rest = {key: value for key, value in row.items() if key not in ("class", "needs")}
-        pair = Pair(name, bug_class=row["class"], needs=tuple(row.get("needs", ())), **rest)
+        try:
+            pair = Pair(name, bug_class=row["class"], needs=tuple(row.get("needs", ())), **rest)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{name}: {error}") from error
         installed = (pair.before, pair.after, pair.target)
-        if not (any(installed) if pair.rebuilt else all(installed)) == (not pair.rebuilt):
+        if any(installed) if pair.rebuilt else not all(installed):
             raise ValueError(f"{name}: has either before, after and target, or rebuilt")
         if pair.bug_class not in BUG_CLASSES:
             raise ValueError(f"{name}: there is no class {pair.bug_class}")
+        if pair.requirement not in load_requirements():
+            raise ValueError(f"{name}: there is no requirement {pair.requirement}")
         found.append(pair)
     return found
 

@@ -20,11 +20,9 @@ from attn_conformance.bench.results import Benchmarks
 from attn_conformance.bench.rule import Decision, Rule
 from attn_conformance.bench.workloads import Workload
 from attn_conformance.names import suggestion
+from attn_conformance.selftest.frame import framed
 from attn_conformance.slowdowns import Slowdown, slowdowns
 from attn_conformance.targets import Narrowing
-
-SCHEMA = 1
-"""Version of the file: it grows by additions alone."""
 
 TRIES = 3
 """Runs that a slowdown is given while the machine is too noisy to tell; a verdict is never asked for again."""
@@ -92,8 +90,8 @@ class Slowdowns:
         """The file that `--json` writes."""
         own = {name: getattr(self, name) for name in ("suite", "device", "seed", "seconds", "totals")}
         outcomes = [outcome.to_json() for outcome in self.outcomes]
-        head = {"selftest": "slowdowns", "schema": SCHEMA}
-        return head | own | {"rule": asdict(self.rule), "machine": dict(self.machine), "outcomes": outcomes}
+        rest = {"rule": asdict(self.rule), "machine": dict(self.machine), "outcomes": outcomes}
+        return framed("slowdowns", own | rest)
 
 
 def run(
