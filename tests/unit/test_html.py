@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from attn_conformance.report import html
+from attn_conformance.report.entries import GROUPS
 from attn_conformance.report.html import MISSING, run_page, write_report
-from attn_conformance.report.views import GROUPS, views
+from attn_conformance.report.views import views
 from attn_conformance.results import NOT_ASKED
 from attn_conformance.standing import BACK
 from attn_reference.requirements import load_requirements

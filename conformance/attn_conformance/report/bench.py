@@ -25,9 +25,9 @@ from attn_conformance.bench.results import Benchmark, Benchmarks, Measurement
 from attn_conformance.bench.workloads import Workload
 from attn_conformance.endings import printable
 from attn_conformance.report.bench_charts import by_size, history
+from attn_conformance.report.entries import Mark as Badge
 from attn_conformance.report.html import rendered
 from attn_conformance.report.plots import Axis, Chart
-from attn_conformance.report.views import Mark as Badge
 from attn_conformance.report.views import visible
 
 BADGES: dict[State, Badge] = {

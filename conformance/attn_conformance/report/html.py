@@ -12,7 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn_conformance.report.views import MARKS, View, lines, views
+from attn_conformance.report.entries import MARKS
+from attn_conformance.report.views import View, lines, views
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from attn_conformance.mutants import BUG_CLASSES
+from attn_conformance.report.entries import MARKS
 from attn_conformance.report.html import rendered
-from attn_conformance.report.views import MARKS, visible
+from attn_conformance.report.views import visible
 from attn_conformance.selftest.kills import Kills
 from attn_conformance.selftest.table import lines, number, seconds, seeds
 
