@@ -61,6 +61,12 @@ open("stored.json", "w").write(json.dumps(run.to_json()))
 FORWARD, DECODE = "forward-b1-h2-t8-s8-d4-float32", "decode-b1-h2-t1-s8-d4-float32"
 
 
+@pytest.fixture(autouse=True)
+def as_outside_of_xdist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests may run on a worker, whose environment would switch pytest-benchmark off in the runs they make."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+
+
 @pytest.fixture
 def folder(pytester: pytest.Pytester) -> pytest.Pytester:
     package = pytester.mkpydir("mypkg")
