@@ -17,7 +17,7 @@ from attn_conformance.endings import out_of_memory
 from attn_conformance.expect import allowed_by
 from attn_conformance.grounds import resting
 from attn_conformance.independent import BACKEND
-from attn_conformance.judge import Failed, NotAsked
+from attn_conformance.judge import Deadly, Failed, NotAsked
 from attn_conformance.registry import Check, Outcome
 from attn_conformance.subject import Subject
 
@@ -181,6 +181,8 @@ class _Example:
 
 def rests(check: Check, subject: Subject, case: Case, failed: Failed) -> tuple[str, ...]:
     """The requirements that judge what a failed case of a check rests on, if that fails, too."""
+    if isinstance(failed, Deadly):
+        return ()
     return resting(check.requirement, check.grounds(case), subject, failed)
 
 

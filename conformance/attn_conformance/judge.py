@@ -62,6 +62,10 @@ class Failed(AssertionError):
         return Failed(message, self.comparison, self.evidence, self.rests)
 
 
+class Deadly(Failed):
+    """A case that has ended a process, as is known from another one: nothing simpler is tried after it."""
+
+
 class NotAsked(Exception):
     """An example in which the requirement has nothing to say of this subject; the message says why."""
 

@@ -22,7 +22,7 @@ from attn_conformance.cases import Case
 from attn_conformance.endings import out_of_memory, over, when_over
 from attn_conformance.explanation import explained
 from attn_conformance.isolation.limits import Limits
-from attn_conformance.judge import Failed, NotAsked
+from attn_conformance.judge import Deadly, NotAsked
 from attn_conformance.judging import Facts, judged
 from attn_conformance.loading import TargetError
 from attn_conformance.registry import Check, checks
@@ -93,12 +93,12 @@ class Announcing:
         self.settled = settled
         self.met = False
 
-    def __call__(self, check: Check, case: Case) -> Failed | None:
+    def __call__(self, check: Check, case: Case) -> Deadly | None:
         """What is known of a case, else None, the parent being told."""
         stored = Stored(check.name, case)
         if (message := self.known.get(key(stored))) is not None:
             self.met = True
-            return Failed(message)
+            return Deadly(message)
         if self.met and self.settled:
             raise NotAsked("not run: a case before it has ended the process")
         if self.channel.connection.closed:  # in a fork that the target has made outside of a call
