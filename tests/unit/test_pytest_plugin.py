@@ -129,7 +129,10 @@ def test_a_wrong_class_fails_with_the_story_and_without_our_traceback(folder: py
     )
 
 
-def test_each_test_is_judged_alone_and_says_on_what_it_rests(folder: pytest.Pytester) -> None:
+def test_each_test_is_judged_alone_and_says_on_what_it_rests(
+    folder: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)  # there pytest's summary shows messages once more, and whole
     result = asked(folder, "mutant:no-scale", "EQ-3,MASK-1")
     result.assert_outcomes(failed=2)
     told = [line for line in result.outlines if "rests on something simpler" in line]
