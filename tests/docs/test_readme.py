@@ -62,7 +62,7 @@ def test_commands_parse(command: str) -> None:
 def test_the_two_commands_set_up_and_do_their_job() -> None:
     set_up = "python3 -m venv .venv && . .venv/bin/activate"
     assert marked("run") == [set_up, "pip install '.[torch]'", "attn-conformance run attn-flash"]
-    assert marked("test") == [set_up, "pip install -e '.[dev]'", "pytest"]
+    assert marked("test") == [set_up, "pip install -e '.[dev]'", "pytest -n auto"]
 
 
 def test_python_blocks_run() -> None:

@@ -128,11 +128,12 @@ def _fine(rng: np.random.Generator, i: Array, j: Array, keys: int) -> Array:
 
 
 def _row_constant(rng: np.random.Generator, i: Array, j: Array, keys: int) -> Array:
-    """Constants of either sign, of which the largest is 1 to 600: from 88 on exp of it overflows in float32."""
-    constants = rng.standard_normal((i.size, 1))
+    """Constants of either sign; the largest, 1 to 600, is the first row's: from 88 on exp overflows in float32."""
+    largest = 10 ** rng.uniform(0, 2.8)  # drawn first: the same for fewer rows
+    constants = np.sort(np.abs(rng.standard_normal((i.size, 1))), axis=0)[::-1]
     if i.size:
-        largest = np.argmax(np.abs(constants))
-        constants *= 10 ** rng.uniform(0, 2.8) / constants[largest]
+        constants = constants * largest / constants[0]
+    constants[1:] *= rng.choice([-1.0, 1.0], constants[1:].shape)
     return np.broadcast_to(constants, (i.size, j.size)).copy()
 
 

@@ -21,6 +21,7 @@ from attn_conformance.mutants.plain import (
 @mutant(
     "scores-of-all-queries-at-once",
     requirement="MEM-1",
+    least={"T": 4096, "S": 4096},
     bug_class="PERF",
     seen_in=("https://github.com/pytorch/pytorch/issues/97514",),
     twin=attention_in_blocks,
@@ -36,6 +37,7 @@ def scores_of_all_queries_at_once(
 @mutant(
     "triangle-written-out",
     requirement="MEM-1",
+    least={"T": 4096, "S": 4096},
     bug_class="PERF",
     seen_in=("https://github.com/keras-team/keras/pull/22910",),
     twin=attention_in_blocks,

@@ -266,7 +266,7 @@ class MaskCoversNewKeysOnly(Plain):
 @module_mutant(
     "cached-keys-always-visible",
     requirement="CACHE-6",
-    least={"S": 3},
+    least={"S": 4},
     bug_class="CHUNK",
     seen_in=("https://github.com/huggingface/candle/pull/3743",),
     also_fails={"MASK-8": "a mask is ignored in part"},

@@ -46,6 +46,7 @@ class SlotsReadBeforeTheyAreWritten(Chunked):
 @module_mutant(
     "mask-dropped-for-a-chunk",
     requirement="CACHE-6",
+    least={"S": 3},
     bug_class="CHUNK",
     seen_in=("https://github.com/huggingface/transformers/pull/30311",),
     twin=Chunked,
