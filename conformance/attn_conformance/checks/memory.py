@@ -53,7 +53,7 @@ def no_buffer_of_scores_is_held(subject: Subject, case: KernelCase) -> bool:
     try:
         # What is loaded or cached at the first call of its kind is no buffer of this one.
         subject.run(build(replace(case, queries=64, keys=64)))
-        extra = memory.peak_of(lambda: subject.run(call, natives))
+        extra = memory.host_peak_of(lambda: subject.run(call, natives), subject.border.name)
     except Raised:
         return False
     if extra is None:
