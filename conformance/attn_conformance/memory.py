@@ -36,7 +36,10 @@ def host_peak_of(function: Callable[[], Any], framework: str) -> int | None:
     allocator knows its own buffers alone.
     """
     exact = {"torch": torch_peak_of, "numpy": python_peak_of}.get(framework)
-    told = [peak_of(function), None if exact is None else exact(function)]  # a call each: to listen takes memory, too
+    told = [
+        peak_of(function),
+        None if exact is None else exact(function),
+    ]  # a call each: to listen takes memory, too
     return max((peak for peak in told if peak is not None), default=None)
 
 
