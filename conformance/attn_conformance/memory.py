@@ -35,12 +35,19 @@ def host_peak_of(function: Callable[[], Any], framework: str) -> int | None:
     Neither sees all: a system may take back other pages of the process meanwhile, which hides that it grew, and an
     allocator knows its own buffers alone.
     """
-    exact = {"torch": torch_peak_of, "numpy": python_peak_of}.get(framework)
-    told = [
-        peak_of(function),
-        None if exact is None else exact(function),
-    ]  # a call each: to listen takes memory, too
-    return max((peak for peak in told if peak is not None), default=None)
+    exact = allocator(framework, "cpu")
+    grown = peak_of(function)
+    handed_out = (
+        None if exact is None else exact(function)
+    )  # in a call of its own: to listen takes memory, too
+    return max((peak for peak in (grown, handed_out) if peak is not None), default=None)
+
+
+def allocator(framework: str, device: str) -> Callable[[Callable[[], Any]], int] | None:
+    """What tells the exact peak of a call from the framework's own allocator; None where nobody does."""
+    if framework == "torch":
+        return cuda_peak_of if device == "cuda" else torch_peak_of
+    return python_peak_of if framework == "numpy" else None
 
 
 def _held(name: str) -> int:

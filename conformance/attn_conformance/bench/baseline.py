@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import exp, inf, log, log1p
+from math import exp, log
 from statistics import median
 from typing import Any
 
 from attn_conformance.bench.results import Benchmark, Benchmarks, Clock, Measurement
-from attn_conformance.bench.rule import MAD_TO_SIGMA, Decision, Rule, Verdict, rank_of_bound
+from attn_conformance.bench.rule import Decision, Rule, median_bounds, robust_sigma
 from attn_conformance.bench.workloads import Workload
 
 ALONE: Mapping[Clock, float] = {"thread": 0.15, "wall": 1.6, "device": 0.05}
@@ -130,19 +130,9 @@ def unpaired(
     runs of one code may differ by. alpha is shared among so many benchmarks.
     """
     samples = [sorted(map(log, sample)) for sample in (base, candidate)]
-    (base_low, base_high), (low, high) = (_bounds(s, rule.alpha / 2 / benchmarks) for s in samples)
+    (base_low, base_high), (low, high) = (median_bounds(s, rule.alpha / 2 / benchmarks) for s in samples)
     low, high = low - base_high - spread, high - base_low + spread
-    noise = max(MAD_TO_SIGMA * median(abs(x - median(s)) for x in s) for s in samples)
-    verdict: Verdict = "inconclusive"
-    if noise <= rule.noise and low > log1p(rule.margin):
-        verdict = "regressed"
-    elif noise <= rule.noise and high < log1p(rule.delta):
-        verdict = "fine"
+    noise = max(map(robust_sigma, samples))
+    verdict = rule.verdict(low, high, noise)
     middle = median(samples[1]) - median(samples[0])
     return Decision(verdict, exp(middle), exp(low), exp(high), noise, min(len(base), len(candidate)))
-
-
-def _bounds(ordered: Sequence[float], alpha: float) -> tuple[float, float]:
-    """Order statistics between which the median lies, each but with probability alpha; infinite if too few."""
-    rank = rank_of_bound(len(ordered), alpha)
-    return (ordered[rank - 1], ordered[-rank]) if rank else (-inf, inf)

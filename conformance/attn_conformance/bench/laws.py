@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import inf, log
+from math import log
 from statistics import median
 from typing import Any, Literal
 
-from attn_conformance.bench.rule import rank_of_bound
+from attn_conformance.bench.rule import median_bounds
 from attn_conformance.bench.workloads import Workload
 from attn_conformance.subject import Subject
 
@@ -77,11 +77,8 @@ class Law:
         Each slope has its own median and bounds, since the lesser of two noisy ones would be too small on average.
         """
         columns = [sorted(column) for column in zip(*map(self.values, rounds), strict=True)]
-        rank = rank_of_bound(len(rounds), alpha / len(columns))
-        value = min(map(median, columns))
-        if not rank:
-            return value, -inf, inf
-        return value, min(column[rank - 1] for column in columns), min(column[-rank] for column in columns)
+        bounds = [median_bounds(column, alpha / len(columns)) for column in columns]
+        return min(map(median, columns)), min(low for low, _ in bounds), min(high for _, high in bounds)
 
     def verdict(self, low: float, high: float) -> Verdict:
         """Of a value that lies between these."""

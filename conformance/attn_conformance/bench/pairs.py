@@ -21,7 +21,7 @@ from attn_conformance.bench.clocks import OTHERS, UNSEEN, Clock, HostClock, Read
 from attn_conformance.bench.kernels import kernels
 from attn_conformance.bench.posed import Posed, Sample, pose
 from attn_conformance.bench.results import Measurement
-from attn_conformance.bench.rule import Decision, Rule, rank_of_bound
+from attn_conformance.bench.rule import Decision, Rule, median_bounds
 from attn_conformance.bench.workloads import Workload
 from attn_conformance.judge import Failed
 from attn_conformance.subject import Subject, blaming
@@ -99,16 +99,13 @@ class Side:
     def peak(self) -> int | None:
         """Bytes held at the most in one more call beyond its inputs, None where nobody tells."""
         border, device = self.subject.border.name, self.subject.device
-        ways = {
-            "torch": memory.cuda_peak_of if device == "cuda" else memory.torch_peak_of,
-            "numpy": memory.python_peak_of,
-        }
-        if border not in ways:
+        peak_of = memory.allocator(border, device)
+        if peak_of is None:
             return None
         with blaming():
             self.posed.refresh()
             with self.calling():
-                return ways[border](self.posed.calls[0])
+                return peak_of(self.posed.calls[0])
 
     @property
     def others(self) -> float:
@@ -266,10 +263,8 @@ def measure(side: Side, clock: Clock, rule: Rule, rng: np.random.Generator) -> C
 
 def spread(seconds: Sequence[float]) -> float:
     """Half-width of the bounds of the median, as a share of it; infinite where they are too few for bounds."""
-    ordered, rank = sorted(seconds), rank_of_bound(len(seconds), CONFIDENCE)
-    if not rank:
-        return float("inf")
-    return (ordered[-rank] - ordered[rank - 1]) / 2 / max(median(ordered), 1e-12)
+    low, high = median_bounds(sorted(seconds), CONFIDENCE)
+    return (high - low) / 2 / max(median(seconds), 1e-12)
 
 
 Progress = Callable[[str, int, int], None]

@@ -66,21 +66,32 @@ class Rule:
         self, base: Sequence[float], candidate: Sequence[float], n: int, benchmarks: int
     ) -> Decision | None:
         logs = sorted(log(c / b) for b, c in zip(base[:n], candidate[:n], strict=True))
-        middle = median(logs)
-        noise = MAD_TO_SIGMA * median(abs(x - middle) for x in logs)
-        rank = rank_of_bound(n, self.alpha / (len(self.looks) * benchmarks))
-        low = logs[rank - 1] - self.bias if rank else -inf
-        high = logs[n - rank] + self.bias if rank else inf
-        verdict: Verdict | None = None
-        if noise <= self.noise and low > log1p(self.margin):
-            verdict = "regressed"
-        elif noise <= self.noise and high < log1p(self.delta):
-            verdict = "fine"
-        elif n == self.looks[-1]:
-            verdict = "inconclusive"
-        if verdict is None:
+        low, high = median_bounds(logs, self.alpha / (len(self.looks) * benchmarks))
+        low, high, noise = low - self.bias, high + self.bias, robust_sigma(logs)
+        verdict = self.verdict(low, high, noise)
+        if verdict == "inconclusive" and n != self.looks[-1]:
             return None
-        return Decision(verdict, exp(middle), exp(low), exp(high), noise, n)
+        return Decision(verdict, exp(median(logs)), exp(low), exp(high), noise, n)
+
+    def verdict(self, low: float, high: float, noise: float) -> Verdict:
+        """What bounds of the log ratio and its noise say."""
+        if noise <= self.noise and low > log1p(self.margin):
+            return "regressed"
+        if noise <= self.noise and high < log1p(self.delta):
+            return "fine"
+        return "inconclusive"
+
+
+def robust_sigma(values: Sequence[float]) -> float:
+    """The standard deviation that the median absolute deviation stands for."""
+    middle = median(values)
+    return MAD_TO_SIGMA * median(abs(x - middle) for x in values)
+
+
+def median_bounds(ordered: Sequence[float], alpha: float) -> tuple[float, float]:
+    """Order statistics between which the median lies, either but with probability alpha; infinite if too few."""
+    rank = rank_of_bound(len(ordered), alpha)
+    return (ordered[rank - 1], ordered[-rank]) if rank else (-inf, inf)
 
 
 @cache
