@@ -51,6 +51,10 @@ class Border(Protocol):
         """A native copy of `array`, strides kept where the framework has strides."""
         ...
 
+    def copy(self, native: Any) -> Any:
+        """A native copy of a native array, on its device; anything else is returned as it is."""
+        ...
+
     def asnumpy(self, native: Any) -> Array:
         """A NumPy copy of a native array, bfloat16 as ml_dtypes.bfloat16; TypeError for anything else."""
         ...
@@ -153,6 +157,10 @@ class NumpyBorder:
         made = view(flat[offset:], array.shape, tuple(n * array.itemsize for n in strides))
         return made if self.counter is None else self.counter.watch(made)
 
+    def copy(self, native: Any) -> Any:
+        """A copy of an ndarray."""
+        return native.copy() if isinstance(native, np.ndarray) else native
+
     def asnumpy(self, native: Any) -> Array:
         """A copy of an ndarray."""
         if not isinstance(native, np.ndarray):
@@ -221,6 +229,10 @@ class TorchBorder:
             tensor.as_strided(array.shape, strides, offset) if array.size else tensor.new_empty(array.shape)
         )
         return tensor.requires_grad_() if requires_grad and tensor.is_floating_point() else tensor
+
+    def copy(self, native: Any) -> Any:
+        """A copy of a tensor, on its device."""
+        return native.detach().clone() if isinstance(native, self.torch.Tensor) else native
 
     def asnumpy(self, native: Any) -> Array:
         """A copy of a tensor, from any device."""
@@ -333,6 +345,10 @@ class JaxBorder:
         native = self.jax.numpy.asarray(np.ascontiguousarray(array))
         if native.dtype != array.dtype:
             raise TypeError(f"JAX made {native.dtype} of {array.dtype}; set jax_enable_x64 or use --dtype")
+        return native
+
+    def copy(self, native: Any) -> Any:
+        """Arrays do not change in JAX."""
         return native
 
     def asnumpy(self, native: Any) -> Array:

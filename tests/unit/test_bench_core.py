@@ -10,15 +10,15 @@ import sys
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from attn_conformance.bench import machine, pairs, posed_module
+from attn_conformance.bench import clocks, machine, pairs, posed_module
 from attn_conformance.bench import run as runs
-from attn_conformance.bench.clocks import Clock, HostClock, Reading, clock_for
+from attn_conformance.bench.clocks import Clock, CudaClock, HostClock, Reading, clock_for
 from attn_conformance.bench.grids import grid, missing
 from attn_conformance.bench.inputs import pool
 from attn_conformance.bench.pairs import spread
@@ -478,6 +478,65 @@ def test_the_clock_goes_by_the_frameworks() -> None:
     assert clock_for({"jax", "torch"}, "cpu").name == "wall"
     with pytest.raises(ValueError, match="on cuda PyTorch alone is timed, not numpy"):
         clock_for({"numpy", "torch"}, "cuda")
+
+
+class Device:
+    """A CUDA device that takes 100 us for a write, does what is queued in turn, and a host that takes 250 us to queue."""
+
+    def __init__(self) -> None:
+        self.host = self.free = 0.0
+
+    def perf_counter(self) -> float:
+        return self.host
+
+    def synchronize(self) -> None:
+        self.host = max(self.host, self.free)
+
+    def does(self, seconds: float) -> None:
+        """Queue work."""
+        self.free = max(self.free, self.host) + seconds
+
+    def run(self) -> None:
+        self.host += 250e-6
+        self.does(50e-6)
+
+    def waiting(self) -> None:
+        self.synchronize()
+        self.run()
+
+
+class Event:
+    """At what time the device comes by."""
+
+    device: Device
+
+    def __init__(self, **_: Any) -> None:
+        self.at = 0.0
+
+    def record(self) -> None:
+        self.device.does(0.0)
+        self.at = self.device.free
+
+    def elapsed_time(self, end: Event) -> float:
+        return (end.at - self.at) * 1e3
+
+
+def test_the_device_clock_does_not_measure_the_host_but_for_calls_that_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = pytest.importorskip("torch")
+    device = Device()
+    flushed = SimpleNamespace(zero_=lambda: device.does(100e-6))
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: flushed)
+    monkeypatch.setattr(torch.cuda, "synchronize", device.synchronize)
+    monkeypatch.setattr(torch.cuda, "Event", type("Here", (Event,), {"device": device}))
+    monkeypatch.setattr(clocks.time, "perf_counter", device.perf_counter)
+    clock = CudaClock()
+    for call, seconds in ((device.run, 50e-6), (device.waiting, 300e-6)):
+        for _ in range(2):  # after the first the clock knows how long it takes to queue
+            clock.time(call)
+            (reading,) = clock.read()
+        assert reading.seconds == pytest.approx(seconds)
 
 
 def test_buffers_hold_other_numbers_in_every_round() -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from math import ceil, inf
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +27,9 @@ UNSEEN = 50e-6
 
 FLUSHED = 256 * 2**20
 """Bytes written before each call on CUDA: several times the second-level cache of any device."""
+
+MOST_COVERS = 32
+"""How many such writes there are at the most: they take a tenth of a millisecond each, or less."""
 
 RETAINED = 2**25 - 2**16
 """Bytes of a block whose release teaches the C library of Linux to keep memory: it learns from none above 32 MiB."""
@@ -90,7 +94,11 @@ class HostClock:
 
 
 class CudaClock:
-    """Events around each round, behind a write that empties the second-level cache; one wait for all of them."""
+    """Events around each round, behind writes that empty the second-level cache; one wait for all of them.
+
+    The writes go on for longer than it takes to queue the calls. Else the device would have to wait for a busy host
+    between the two events, and that would be measured. A call that waits for the device by itself is seen all the same.
+    """
 
     name: Name = "device"
 
@@ -100,11 +108,16 @@ class CudaClock:
         self.cuda: Any = torch.cuda
         self.flushed = torch.empty(FLUSHED, dtype=torch.int8, device="cuda")
         self.events: list[tuple[Any, Any, float]] = []
+        self.covers, self.write = 1, inf
+        for _ in range(2):  # the first finds nothing loaded
+            self.time(self.flushed.zero_)
+        self.write = self.read()[-1].seconds
 
     def time(self, run: Callable[[], None]) -> None:
         """Queue one run between two events."""
         start, end = (self.cuda.Event(enable_timing=True) for _ in range(2))
-        self.flushed.zero_()
+        for _ in range(self.covers):
+            self.flushed.zero_()
         begun = time.perf_counter()
         start.record()
         run()
@@ -115,6 +128,8 @@ class CudaClock:
         """The readings since the last time, in order; wall is the time that it took to queue the calls."""
         self.cuda.synchronize()
         events, self.events = self.events, []
+        slowest = max((wall for _, _, wall in events), default=0.0)
+        self.covers = min(MOST_COVERS, 1 + ceil(slowest / self.write))
         return [Reading(max(start.elapsed_time(end) * 1e-3, 1e-9), wall) for start, end, wall in events]
 
 

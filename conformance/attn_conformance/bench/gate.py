@@ -7,6 +7,7 @@ from math import isfinite
 from statistics import median
 from typing import Literal
 
+from attn_conformance.bench.kernels import plain
 from attn_conformance.bench.results import Benchmark, Measurement
 from attn_conformance.bench.rule import Decision, Rule
 from attn_conformance.endings import printable
@@ -132,7 +133,7 @@ def _implementation(role: str, benchmark: Benchmark, measurement: Measurement) -
             f"{duration(time)} (median of {rounds} rounds, {CLOCKS.get(benchmark.clock, benchmark.clock)})"
         )
     if measurement.kernels:
-        parts.append(f"by {', '.join(measurement.kernels)}")
+        parts.append(f"by {', '.join(plain(measurement.kernels))}")
     if measurement.peak is not None:
         parts.append(f"with {size(measurement.peak)} at the most")
     return " ".join(parts)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 NAMES = """
@@ -19,6 +20,34 @@ GLUE = frozenset(NAMES.split())
 
 LONGEST = 160
 """Characters of a device kernel's name that are kept: template arguments run on for hundreds."""
+
+DRESSING = (
+    (r"\(anonymous namespace\)::", ""),
+    (r"^void ", ""),
+    (r"[<(].*", ""),  # arguments of templates and functions
+    (r".*::", ""),
+    (r"^cudnn_generated_(?:fort_native_)?(.*?)_knob_.*", r"cudnn_\1"),
+    (r"^_?scaled_dot_product_", ""),
+    (r"_for_cpu$", ""),
+)
+"""What a name has around it that does not tell how attention is computed: patterns, and what they leave, in order."""
+
+
+def plain(names: Iterable[str]) -> tuple[str, ...]:
+    """Names as people say them, each once: flash_fwd_kernel for a line of C++."""
+    return tuple(dict.fromkeys(map(_plain, names)))
+
+
+def _plain(name: str) -> str:
+    for pattern, left in DRESSING:
+        name = re.sub(pattern, left, name) or name
+    return name
+
+
+def apart(one: Sequence[str], other: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Plain names of both, if those tell one from the other; else as they are, where sizes of tiles may differ."""
+    ours, theirs = plain(one), plain(other)
+    return (tuple(one), tuple(other)) if ours == theirs else (ours, theirs)
 
 
 def kernels(border: str, device: str, call: Callable[[], Any]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from attn_conformance.bench.workloads import Workload
 from attn_conformance.borders import Natives
 from attn_conformance.cases.values import STORAGE
 from attn_conformance.judge import Array, Comparison, Failed
-from attn_conformance.subject import Subject
+from attn_conformance.subject import Subject, blaming
 
 S = TypeVar("S", bound=Subject)
 
@@ -36,10 +36,13 @@ PREFIX = "prefix"
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One result and what it was asked for: NumPy copies by name, "out" and gradients; earlier: of a cache's tokens."""
+    """One result and what it was asked for; earlier: of a cache's tokens.
+
+    results: copies of native arrays by name, "out" and gradients. They stay on their device until they are judged.
+    """
 
     drawn: Drawn
-    results: Mapping[str, Array]
+    results: Natives
     earlier: tuple[Drawn, ...] = ()
 
 
@@ -114,10 +117,14 @@ class Posed(ABC, Generic[S]):
                 self.kept = result
 
     def sample(self) -> Sample:
-        """What one call of the last round gave, drawn at random; Failed for what is no array of its framework."""
-        found = self.unpacked(self.kept)
-        results = {name: self.subject.received(native) for name, native in found.items()}
+        """What one call of the last round gave, drawn at random; Failed where it cannot be had."""
+        with blaming():
+            results = {name: self.subject.border.copy(n) for name, n in self.unpacked(self.kept).items()}
         return Sample(self.drawn[self.kept_number], results, self.earlier(self.kept_number))
+
+    def result(self, sample: Sample, name: str) -> Array:
+        """One of its results; Failed for what is no array of its framework."""
+        return self.subject.received(sample.results[name])
 
     def earlier(self, number: int) -> tuple[Drawn, ...]:
         """What a cache held before a call of the last round."""

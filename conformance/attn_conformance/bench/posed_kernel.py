@@ -83,7 +83,7 @@ class PosedKernel(Posed[KernelSubject]):
         arrays = {
             name: self._standard(name, self.pool.array(sample.drawn, name)) for name in self.pool.shapes
         }
-        out = shaped(self._standard("out", sample.results["out"]), (w.B, w.H, w.T, w.D))
+        out = shaped(self._standard("out", self.result(sample, "out")), (w.B, w.H, w.T, w.D))
         largest = 0.0
         for _ in range(PLACES_JUDGED):
             b, h, rows = int(self.rng.integers(w.B)), int(self.rng.integers(w.H)), self.rows(w.T)
@@ -105,7 +105,7 @@ class PosedKernel(Posed[KernelSubject]):
         asked = ask_gradients(self.subject.lower(call), dout, inputs, self.workload.dtype, arithmetic)
         largest = 0.0
         for name, gradient in asked.items():
-            whole = shaped(self._standard(name, sample.results[name]), arrays[name].shape)
+            whole = shaped(self._standard(name, self.result(sample, name)), arrays[name].shape)
             comparison = compared(whole[b : b + 1, heads[name]], gradient)
             largest = max(largest, within(comparison, f"the gradient of {name} of element {b}, key head {n}"))
         return largest

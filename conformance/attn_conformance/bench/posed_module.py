@@ -140,7 +140,7 @@ class PosedModule(Posed[ModuleSubject]):
         this element alone, which comes after.
         """
         w = self.workload
-        out = shaped(sample.results["out"], (w.B, w.T, w.H * w.D))
+        out = shaped(self.result(sample, "out"), (w.B, w.T, w.H * w.D))
         largest = 0.0
         for b in self.rng.permutation(w.B)[:PLACES_JUDGED]:
             rows = self.rows(w.T)
@@ -189,8 +189,9 @@ class PosedModule(Posed[ModuleSubject]):
         arithmetic = self.subject.claims.arithmetic
         inputs = {"x": x, **self.params}
         asked = ask_gradients(problem, dout.astype(np.float64), inputs, w.dtype, arithmetic)
-        found = dict(sample.results if whole else self._alone(x, dout))
-        found["x"] = shaped(sample.results["x"], (w.B, w.T, w.H * w.D))[part]
+        all_ = {name: self.result(sample, name) for name in sample.results}
+        found = all_ if whole else self._alone(x, dout)
+        found["x"] = shaped(all_["x"], (w.B, w.T, w.H * w.D))[part]
         largest = 0.0
         for name, gradient in asked.items():
             if name not in found:

@@ -19,6 +19,7 @@ from attn_conformance.bench import run as runs
 from attn_conformance.bench.baseline import against, checked, untimed
 from attn_conformance.bench.clocks import quiet
 from attn_conformance.bench.environments import Environment
+from attn_conformance.bench.kernels import plain
 from attn_conformance.bench.machine import Fingerprint, fingerprint, match, shares
 from attn_conformance.bench.results import Benchmark, Benchmarks, Measurement
 from attn_conformance.bench.verdict import closing
@@ -155,7 +156,7 @@ def _problems(result: Benchmarks) -> list[str]:
 
 def _kernels(result: Benchmarks) -> list[str]:
     return [
-        f"{b.workload.name}: {' '.join(b.candidate.kernels)}; the base's: {' '.join(b.base.kernels)}"
+        f"{b.workload.name}: {', '.join(plain(b.candidate.kernels))}; the base's: {', '.join(plain(b.base.kernels))}"
         for b in result.benchmarks
         if b.base is not None
         and b.base.kernels
@@ -216,11 +217,8 @@ def _milliseconds(measurement: Measurement | None) -> str:
 
 
 def telling(measurement: Measurement) -> tuple[str, ...]:
-    """The kernels that tell how attention was computed, shortened; all, where none has such a name."""
+    """The plain names of kernels that tell how attention was computed; of all, where none has such a name."""
     for word in TELLING:
         if found := [name for name in measurement.kernels if word in name.lower()]:
-            return tuple(
-                name.removeprefix("_").removeprefix("scaled_dot_product_").replace("_for_cpu", "")[:60]
-                for name in found
-            )
-    return measurement.kernels
+            return plain(found)
+    return plain(measurement.kernels)

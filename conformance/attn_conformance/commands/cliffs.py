@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from attn_conformance.bench.cliff_script import script
 from attn_conformance.bench.cliffs import Cliff, Cliffs, run
+from attn_conformance.bench.kernels import apart
 from attn_conformance.commands.alarms import listed
 from attn_conformance.files import put
 from attn_conformance.report.progress import Progress
@@ -57,4 +58,5 @@ def _told(cliff: Cliff) -> str:
     text = f"{cliff.step.describe()}, a unit of work takes {cliff.ratio:.2f} [{low:.2f}, {high:.2f}] times as long"
     if cliff.kernels[0] == cliff.kernels[1]:
         return text
-    return f"{text}; {' '.join(cliff.kernels[0])} ran before, {' '.join(cliff.kernels[1])} beyond"
+    before, beyond = map(", ".join, apart(*cliff.kernels))
+    return f"{text}; {before} ran before, {beyond} beyond"

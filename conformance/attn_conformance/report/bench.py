@@ -20,6 +20,7 @@ from attn_conformance.bench.gate import (
     typical,
 )
 from attn_conformance.bench.history import Change, Series, histories, ordered
+from attn_conformance.bench.kernels import plain
 from attn_conformance.bench.machine import match, shares
 from attn_conformance.bench.results import Benchmark, Benchmarks, Measurement
 from attn_conformance.bench.workloads import Workload
@@ -99,7 +100,7 @@ class Row:
     @property
     def kernels(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """What ran, and of whom: of nobody in particular, if there is but one or both ran the same."""
-        found = tuple((role, one.kernels) for role, one in self.measurements)
+        found = tuple((role, plain(one.kernels)) for role, one in self.measurements)
         if len({kernels for _, kernels in found}) == 1:
             found = (("", found[0][1]),)
         return tuple((role, kernels) for role, kernels in found if kernels)
@@ -166,7 +167,7 @@ def bench_page(runs: Sequence[Benchmarks], match: Match = match) -> str:
     for number, candidate in enumerate(candidates, 1):
         own = [run for run in found if run.candidate == candidate]
         views.append(_view(own, match, f"b{number}-" if len(candidates) > 1 else ""))
-    return rendered("bench.html", views=views, duration=duration, size=size, typical=typical, clocks=CLOCKS)
+    return rendered("bench.html", views=views, duration=duration, size=size, typical=typical, plain=plain, clocks=CLOCKS)
 
 
 def write_bench(runs: Sequence[Benchmarks], file: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attn_conformance.bench.gate import State, duration, outcome, ratio, size, state, typical
+from attn_conformance.bench.kernels import apart
 from attn_conformance.bench.results import Benchmark, Benchmarks, Measurement
 from attn_conformance.report.bench import BADGES, again
 from attn_conformance.report.stories import inert, visible
@@ -80,7 +81,7 @@ def _changed_kernels(benchmark: Benchmark) -> str:
     base = benchmark.base
     if base is None or base.kernels == benchmark.candidate.kernels:
         return ""
-    names = (", ".join(one.kernels) or "unknown" for one in (benchmark.candidate, base))
+    names = (", ".join(kernels) or "unknown" for kernels in apart(benchmark.candidate.kernels, base.kernels))
     return "<br>{}, the base {}".format(*map(inert, names))
 
 

@@ -175,7 +175,7 @@ single pass would. Names are those of `attn-conformance run defect:NAME`, `mutan
 ## Under attack
 
 How near to their limits can right kernels be brought? Hill-climbing over sizes, values and masks,
-at least {min(examples.values())} examples for each kernel ({max(examples.values())} for most), small ones, brings none
+at least {min(examples.values())} examples for each kernel, small ones, brings none
 further than {ratio(most)} of it ({accused} alarms). A result that is exact but for its last rounding reaches
 1/1.1 = 0.91 by rounding alone.""",
         *(f"### {grid.title}\n\n{grid.markdown()}" for grid in grids(attack)),

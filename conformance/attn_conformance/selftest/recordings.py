@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from attn_conformance.bench.clocks import Clock, clock_for, quiet
-from attn_conformance.bench.machine import fingerprint
+from attn_conformance.bench.machine import NAMED, fingerprint
 from attn_conformance.bench.pairs import Progress as Told
 from attn_conformance.bench.pairs import Side, compare, play
 from attn_conformance.bench.rule import Decision, Rule
@@ -64,6 +64,9 @@ of two on each of 132 processors, so that a head more takes 5 % more time. Under
 
 MORE = 1
 """Heads that the slower side has beside twenty: 5 % more work, in the same call."""
+
+HEAVY = ("torch", "torch.nn.attention.bias")
+"""Modules that a process would take seconds to import, those of the target among them."""
 
 FROM_BUFFERS = {"cpu": 1, "cuda": 5}
 """Decisions in succession on the same buffers: on CUDA new ones take longer than a decision."""
@@ -121,15 +124,22 @@ def _file(folder: Path, number: int) -> Path:
 
 
 def _begin(folder: Path, plan: Plan) -> None:
-    """Write down what is recorded, and on which machine, unless that was done; another plan is another folder."""
-    head = folder / HEAD
+    """Write down what is recorded, and on which machine, unless that was done.
+
+    Another plan is another folder, as is a machine of another kind.
+    """
+    head, here = folder / HEAD, folder / "machine.tmp"
     asked = {name: value for name, value in asdict(plan).items() if name != "processes"}
+    _alone(_described, str(here), plan.device)
+    machine = json.loads(here.read_text(encoding="utf-8"))
+    here.unlink()
     if head.exists():
-        found = json.loads(head.read_text(encoding="utf-8"))["plan"]
-        if found != asked:
-            raise ValueError(f"{folder} holds a recording of another plan: {found}")
+        found = json.loads(head.read_text(encoding="utf-8"))
+        if found["plan"] != asked:
+            raise ValueError(f"{folder} holds a recording of another plan: {found['plan']}")
+        if other := [name for key, name in NAMED.items() if found["machine"].get(key) != machine.get(key)]:
+            raise ValueError(f"{folder} holds a recording of another machine: the {', the '.join(other)} differs")
         return
-    _alone(_described, str(head), plan.device)
     data = {
         "recording": SCHEMA,
         "plan": asked,
@@ -137,7 +147,7 @@ def _begin(folder: Path, plan: Plan) -> None:
         "target": TARGET,
         "suite": version("attn-conformance"),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": json.loads(head.read_text(encoding="utf-8")),
+        "machine": machine,
     }
     put(head, json.dumps(data, indent=1) + "\n")
 
@@ -147,7 +157,7 @@ def _context() -> BaseContext:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["attn_conformance.selftest.recordings", "torch"])
+    server.set_forkserver_preload(["attn_conformance.selftest.recordings", *HEAVY])
     return server
 
 
