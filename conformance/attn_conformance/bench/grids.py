@@ -61,28 +61,45 @@ def _cpu(kind: Kind, dtype: str) -> list[Workload]:
 
 
 def _cuda(kind: Kind, dtype: str) -> list[Workload]:
-    """Of modules nothing longer than 4096 tokens: the oracle projects them all in float64."""
-    causal = kind == "module"
-    if causal:
-        backward = [Workload("backward", 4, 16, 1024, 1024, 128, dtype, is_causal=True)]
-    else:
-        backward = [Workload("backward", 8, 16, 2048, 2048, d, dtype, is_causal=True) for d in (64, 128)]
-    shapes = [
+    return _cuda_modules(dtype) if kind == "module" else _cuda_kernels(dtype)
+
+
+def _cuda_kernels(dtype: str) -> list[Workload]:
+    return [
         Workload("forward", 16, 32, 1024, 1024, 64, dtype, is_causal=True),
         Workload("forward", 4, 32, 4096, 4096, 64, dtype, is_causal=True),
         Workload("forward", 8, 16, 2048, 2048, 128, dtype),
         Workload("forward", 4, 16, 4096, 4096, 128, dtype, is_causal=True),
         Workload("forward", 2, 16, 8192, 8192, 128, dtype, is_causal=True),
-        *backward,
-        Workload("decode", 16, 16, 1, 4096, 128, dtype, is_causal=causal),
-        Workload("decode", 4, 16, 1, 16384, 128, dtype, is_causal=causal),
+        Workload("backward", 8, 16, 2048, 2048, 64, dtype, is_causal=True),
+        Workload("backward", 8, 16, 2048, 2048, 128, dtype, is_causal=True),
+        Workload("decode", 16, 16, 1, 4096, 128, dtype),
+        Workload("decode", 4, 16, 1, 16384, 128, dtype),
         Workload("masked", 4, 16, 2048, 2048, 128, dtype),
         Workload("padded", 8, 16, 2048, 2048, 128, dtype),
         Workload("cross", 8, 16, 512, 4096, 128, dtype),
-        *([Workload("cross-decode", 16, 16, 1, 4096, 128, dtype)] if kind == "module" else []),
         Workload("grouped", 8, 16, 2048, 2048, 128, dtype, is_causal=True, Hkv=4),
     ]
-    return [w for w in shapes if kind == "kernel" or w.S <= 4096]
+
+
+def _cuda_modules(dtype: str) -> list[Workload]:
+    """Of Whisper's size: 1024 features, and 1500 tokens of the other sequence.
+
+    Nothing beyond 2048 tokens, and gradients of 512: the oracle projects them all in float64.
+    """
+    return [
+        Workload("forward", 16, 16, 1024, 1024, 64, dtype, is_causal=True),
+        Workload("forward", 8, 16, 1500, 1500, 64, dtype),
+        Workload("forward", 8, 16, 2048, 2048, 64, dtype, is_causal=True),
+        Workload("forward", 8, 16, 1024, 1024, 128, dtype, is_causal=True),
+        Workload("backward", 16, 16, 512, 512, 64, dtype, is_causal=True),
+        Workload("decode", 32, 16, 1, 2048, 64, dtype, is_causal=True),
+        Workload("masked", 4, 16, 2048, 2048, 64, dtype),
+        Workload("padded", 8, 16, 2048, 2048, 64, dtype),
+        Workload("cross", 16, 16, 448, 1500, 64, dtype),
+        Workload("cross-decode", 32, 16, 1, 1500, 64, dtype),
+        Workload("grouped", 8, 16, 2048, 2048, 64, dtype, is_causal=True, Hkv=4),
+    ]
 
 
 def missing(workload: Workload, subject: Subject) -> str | None:

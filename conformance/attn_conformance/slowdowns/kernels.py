@@ -31,6 +31,9 @@ CUDA = Workload("forward", 4, 16, 2048, 2048, 128, "bfloat16", device="cuda")
 CUDA_CAUSAL = Workload("forward", 4, 16, 4096, 4096, 128, "bfloat16", is_causal=True, device="cuda")
 CUDA_TWENTY = Workload("forward", 16, 20, 4096, 4096, 64, "bfloat16", is_causal=True, device="cuda")
 CUDA_SHORT = Workload("forward", 4, 16, 256, 256, 64, "bfloat16", is_causal=True, device="cuda")
+CUDA_WAITING = Workload("forward", 8, 16, 1024, 1024, 64, "bfloat16", is_causal=True, device="cuda")
+"""Short enough that waiting shows, and so long that it does not scatter by more than a few per cent of it."""
+
 CUDA_PADDING = Workload("padded", 8, 16, 2048, 2048, 128, "bfloat16", device="cuda")
 
 
@@ -92,7 +95,7 @@ def mask_expanded(
     return attend(q, k, v, mask, is_causal)
 
 
-@slowdown("held-up", twin=right, features=PADDED, cpu=CAUSAL, cuda=CUDA_SHORT)
+@slowdown("held-up", twin=right, features=PADDED, cpu=CAUSAL, cuda=CUDA_WAITING)
 def held_up(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     """It waits for its own result on CUDA, and on a CPU spins for a few per cent of its time.
 

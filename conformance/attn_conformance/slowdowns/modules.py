@@ -24,7 +24,7 @@ DECODE = Workload("decode", 1, 2, 1, 1024, 32, "float32", is_causal=True, kind="
 """Small enough for the caches of one core: what comes from memory is timed by the neighbours, too."""
 
 CROSS = replace(DECODE, work="cross-decode", is_causal=False)
-CUDA_DECODE = Workload("decode", 16, 16, 1, 4096, 128, "bfloat16", True, kind="module", device="cuda")
+CUDA_DECODE = Workload("decode", 32, 16, 1, 2048, 64, "bfloat16", True, kind="module", device="cuda")
 CUDA_CROSS = replace(CUDA_DECODE, work="cross-decode", is_causal=False)
 
 Pair = tuple[Tensor, Tensor]
