@@ -316,7 +316,6 @@ def _bench(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     bench.add_argument(
         "--examples",
         type=positive,
-        default=6,
         metavar="N",
         help="with --cliffs: of each kind of neighbour (default 6, a second or more each)",
     )

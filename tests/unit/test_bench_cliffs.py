@@ -249,3 +249,10 @@ def test_the_command_line(
     assert main(["bench", target, "--cliffs", "--examples", "1"]) == 0
     assert "no cliffs" in capsys.readouterr().out
     assert main(["bench", target, "--cliffs", "--laws"]) == 2
+    capsys.readouterr()
+    for option, what in (
+        (["--examples", "2"], "--examples goes with --cliffs"),
+        (["--strict"], "--strict goes with --laws"),
+    ):
+        assert main(["bench", target, *option]) == 2
+        assert what in capsys.readouterr().err

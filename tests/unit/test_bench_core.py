@@ -481,7 +481,7 @@ def test_the_clock_goes_by_the_frameworks() -> None:
 
 
 class Device:
-    """A CUDA device that takes 100 us for a write, does what is queued in turn, and a host that takes 250 us to queue."""
+    """A CUDA device that takes 100 us for a write and 50 for a call, and a host that takes 250 to queue a call."""
 
     def __init__(self) -> None:
         self.host = self.free = 0.0

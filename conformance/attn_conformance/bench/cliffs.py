@@ -40,6 +40,9 @@ SCHEMA = 1
 Kind = Literal["length", "keys", "head-size", "strides"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+EXAMPLES = 6
+"""Pairs of neighbours drawn of each kind, where nothing else is asked for."""
+
 FACTOR = 1.5
 """How many times as much a unit of work costs beyond a cliff: far more than noise, and worth padding for."""
 
@@ -291,7 +294,7 @@ def run(
     target: str,
     *,
     narrowing: Narrowing = Narrowing(),
-    examples: int = 6,
+    examples: int = EXAMPLES,
     kinds: Sequence[Kind] = KINDS,
     factor: float = FACTOR,
     seed: int = 0,

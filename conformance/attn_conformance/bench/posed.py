@@ -9,7 +9,7 @@ rows of attention do not depend on each other. A gradient is judged for a whole 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 

@@ -48,6 +48,10 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
     )  # read at import: else its profiler tells of memory freed
     try:
         writable(options)
+        if options.strict and not options.laws:
+            raise ValueError("--strict goes with --laws: else whatever is measured counts anyway")
+        if options.examples is not None and not options.cliffs:
+            raise ValueError("--examples goes with --cliffs")
         if options.laws or options.cliffs:
             return _alone(options, console)
         stored = None if options.baseline is None else read_benchmarks(options.baseline)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from attn_conformance.bench.cliff_script import script
-from attn_conformance.bench.cliffs import Cliff, Cliffs, run
+from attn_conformance.bench.cliffs import EXAMPLES, Cliff, Cliffs, run
 from attn_conformance.bench.kernels import apart
 from attn_conformance.commands.alarms import listed
 from attn_conformance.files import put
@@ -23,7 +23,7 @@ def command(options: argparse.Namespace, narrowing: Narrowing, console: Console)
         result = run(
             options.target,
             narrowing=narrowing,
-            examples=options.examples,
+            examples=options.examples or EXAMPLES,
             seed=options.seed,
             progress=progress,
         )

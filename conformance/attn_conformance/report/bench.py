@@ -167,7 +167,9 @@ def bench_page(runs: Sequence[Benchmarks], match: Match = match) -> str:
     for number, candidate in enumerate(candidates, 1):
         own = [run for run in found if run.candidate == candidate]
         views.append(_view(own, match, f"b{number}-" if len(candidates) > 1 else ""))
-    return rendered("bench.html", views=views, duration=duration, size=size, typical=typical, plain=plain, clocks=CLOCKS)
+    return rendered(
+        "bench.html", views=views, duration=duration, size=size, typical=typical, plain=plain, clocks=CLOCKS
+    )
 
 
 def write_bench(runs: Sequence[Benchmarks], file: Path) -> Path:

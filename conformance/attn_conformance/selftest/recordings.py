@@ -138,7 +138,9 @@ def _begin(folder: Path, plan: Plan) -> None:
         if found["plan"] != asked:
             raise ValueError(f"{folder} holds a recording of another plan: {found['plan']}")
         if other := [name for key, name in NAMED.items() if found["machine"].get(key) != machine.get(key)]:
-            raise ValueError(f"{folder} holds a recording of another machine: the {', the '.join(other)} differs")
+            raise ValueError(
+                f"{folder} holds a recording of another machine: the {', the '.join(other)} differs"
+            )
         return
     data = {
         "recording": SCHEMA,
