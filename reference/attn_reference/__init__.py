@@ -1,4 +1,10 @@
-"""The specification as code: problems, their solutions, and how far from these an implementation may lie."""
+"""The specification as code: problems, their solutions, and how far from these an implementation may lie.
+
+What is right takes ten minutes: problem, lowering, matrices, backward; then the same of a module, forward and
+forward_backward. In the symbols of SPECIFICATION.md, each file a page or two. How far a result may lie from that is
+bound for outputs and backward_bound for gradients, which adds up pair_errors and inexact_pairs; forward_bound and
+forward_backward_bound carry them through a module's projections. loops says all of it once more, one number at a time.
+"""
 
 from .backward import Backward, solve_backward
 from .backward_bound import backward_bound
