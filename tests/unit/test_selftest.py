@@ -346,7 +346,7 @@ def test_the_markdown_table_takes_its_place_and_no_other() -> None:
 
 def test_the_page_tells_all_and_texts_stay_texts() -> None:
     hostile = "<script>alert(1)</script>\u202e"
-    faulty = example(mutant=hostile, twin=f"EQ-1 failed: {hostile}", case=hostile, wrong_killers=(hostile,))
+    faulty = example(mutant=hostile, twin=f"EQ-1 failed: {hostile}", case=hostile, wrong_killers=(hostile,) * 4)
     missed = survivor(mutant="b", message=hostile, requirement=hostile)
     source = page(result(faulty, missed), {hostile: hostile, "b": hostile})
     shown = "&lt;script&gt;alert(1)&lt;/script&gt;\\u202e"

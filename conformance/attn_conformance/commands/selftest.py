@@ -20,7 +20,7 @@ from attn_conformance.files import put
 from attn_conformance.loading import TargetError
 from attn_conformance.mutants import BUG_CLASSES, mutants
 from attn_conformance.report.progress import Progress
-from attn_conformance.selftest.attribution import Attribution
+from attn_conformance.selftest.attribution import MOST_FURTHER, Attribution
 from attn_conformance.selftest.duels import run
 from attn_conformance.selftest.kills import Kill, Kills
 from attn_conformance.selftest.page import page
@@ -100,12 +100,12 @@ def show(result: Kills, console: Console, *, quiet: bool = False) -> None:
         console,
     )
     listed(
-        "Wrong killers, which fail and are neither named for the mutant nor listed with it",
+        f"Wrong killers, more than {MOST_FURTHER} that are neither named for the mutant nor listed with it",
         (
-            f"{kill.mutant}: {', '.join(kill.wrong_killers)} {'beside' if kill.rejected else 'instead of'} "
+            f"{kill.mutant}: {', '.join(kill.wrong_killers or ())} {'beside' if kill.rejected else 'instead of'} "
             f"{kill.requirement}"
             for kill in result.kills
-            if kill.wrong_killers
+            if kill.blurred
         ),
         console,
     )

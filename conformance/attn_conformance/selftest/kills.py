@@ -52,7 +52,12 @@ class Kill:
     @property
     def ok(self) -> bool:
         """Whether the requirement rejects the mutant and not its twin, and few others do that nobody expects to."""
-        return self.rejected and self.twin is None and len(self.wrong_killers or ()) <= MOST_FURTHER
+        return self.rejected and self.twin is None and not self.blurred
+
+    @property
+    def blurred(self) -> bool:
+        """Whether so many requirements fail that they do not tell what is wrong."""
+        return len(self.wrong_killers or ()) > MOST_FURTHER
 
     @property
     def survived(self) -> int:
