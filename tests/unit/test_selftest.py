@@ -214,7 +214,7 @@ def test_in_full_the_rows_that_nobody_expects_to_fail_are_named(plant: Plant) ->
     show(found, console, quiet=True)
     out = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
     assert "misnamed (ALIGN): MASK-1 Wrong killers" in out
-    assert "unlisted: CACHE-2 beside CAUSAL-3" in out
+    assert "unlisted:" not in out  # one beside it
     assert "misnamed: CAUSAL-3 instead of MASK-1" in out
     assert "top-left-triangle-in-the-module:" not in out
     assert "2 of 3 mutants rejected, 3 of 3 twins passed" in out
@@ -346,7 +346,9 @@ def test_the_markdown_table_takes_its_place_and_no_other() -> None:
 
 def test_the_page_tells_all_and_texts_stay_texts() -> None:
     hostile = "<script>alert(1)</script>\u202e"
-    faulty = example(mutant=hostile, twin=f"EQ-1 failed: {hostile}", case=hostile, wrong_killers=(hostile,) * 4)
+    faulty = example(
+        mutant=hostile, twin=f"EQ-1 failed: {hostile}", case=hostile, wrong_killers=(hostile,) * 4
+    )
     missed = survivor(mutant="b", message=hostile, requirement=hostile)
     source = page(result(faulty, missed), {hostile: hostile, "b": hostile})
     shown = "&lt;script&gt;alert(1)&lt;/script&gt;\\u202e"

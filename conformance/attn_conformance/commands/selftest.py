@@ -100,12 +100,12 @@ def show(result: Kills, console: Console, *, quiet: bool = False) -> None:
         console,
     )
     listed(
-        f"Wrong killers, more than {MOST_FURTHER} that are neither named for the mutant nor listed with it",
+        f"Wrong killers, neither named for the mutant nor listed with it: in its place, or more than {MOST_FURTHER}",
         (
             f"{kill.mutant}: {', '.join(kill.wrong_killers or ())} {'beside' if kill.rejected else 'instead of'} "
             f"{kill.requirement}"
             for kill in result.kills
-            if kill.blurred
+            if kill.misleading
         ),
         console,
     )

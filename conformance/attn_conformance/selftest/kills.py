@@ -52,12 +52,13 @@ class Kill:
     @property
     def ok(self) -> bool:
         """Whether the requirement rejects the mutant and not its twin, and few others do that nobody expects to."""
-        return self.rejected and self.twin is None and not self.blurred
+        return self.rejected and self.twin is None and not self.misleading
 
     @property
-    def blurred(self) -> bool:
-        """Whether so many requirements fail that they do not tell what is wrong."""
-        return len(self.wrong_killers or ()) > MOST_FURTHER
+    def misleading(self) -> bool:
+        """Whether the requirements that fail do not tell what is wrong: they are too many, or fail in its place."""
+        wrong = len(self.wrong_killers or ())
+        return wrong > (MOST_FURTHER if self.rejected else 0)
 
     @property
     def survived(self) -> int:
