@@ -21,6 +21,7 @@ from attn_conformance.bench import run as runs
 from attn_conformance.bench.clocks import Clock, CudaClock, HostClock, Reading, clock_for
 from attn_conformance.bench.grids import grid, missing
 from attn_conformance.bench.inputs import pool
+from attn_conformance.bench.kernels import apart, plain
 from attn_conformance.bench.pairs import spread
 from attn_conformance.bench.posed import pose
 from attn_conformance.bench.results import Benchmark, Benchmarks, LeftOut, Measurement
@@ -701,3 +702,27 @@ def test_freed_memory_is_kept() -> None:
     """Else each result would come on new pages, about 300 faults a round here."""
     said = subprocess.run([sys.executable, "-c", FREEING], capture_output=True, text=True, check=True).stdout
     assert int(said) < 90
+
+
+FLASH = "void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64, 128, 128, 4, false, false, cutlass::bfloat16_t"
+
+
+def test_kernels_have_plain_names_unless_these_would_not_tell_them_apart() -> None:
+    cudnn = "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x64_4x1x1_cga1x1x1_kernel0_0"
+    where = "void at::native::elementwise_kernel<128, 4, at::native::(anonymous namespace)::where_kernel_impl"
+    fmha = "fmha_cutlassF_bf16_aligned_64x128_rf_sm80(PyTorchMemEffAttention::AttentionKernel<cutlass::bfloat16_t"
+    hidden = "(anonymous namespace)::softmax<float>"
+    for name, said in (
+        (FLASH, "flash_fwd_kernel"),
+        (cudnn, "cudnn_sdpa_sm90_flash_fprop_wgmma_f16"),
+        (where, "elementwise_kernel"),
+        (fmha, "fmha_cutlassF_bf16_aligned_64x128_rf_sm80"),
+        (hidden, "softmax"),
+        ("_scaled_dot_product_flash_attention_for_cpu", "flash_attention"),
+        ("_softmax", "_softmax"),
+        ("<lambda>", "<lambda>"),
+    ):
+        assert plain([name, name]) == (said,)
+    other = FLASH.replace("64, 128", "96, 128")
+    assert apart([FLASH], [other]) == ((FLASH,), (other,))
+    assert apart([FLASH], [cudnn]) == (("flash_fwd_kernel",), ("cudnn_sdpa_sm90_flash_fprop_wgmma_f16",))
