@@ -58,6 +58,7 @@ AREAS = (
     "modules.state",
     "modules.numerics",
     "modules.gradients",
+    "modules.hosts",
 )
 
 FEATURES = PLAIN_FEATURES - {"gradients", "linear-memory"}
