@@ -227,6 +227,26 @@ def last_odd_head_reads_its_neighbour(
     return attention(q, k[:, source], v, mask, is_causal)
 
 
+@mutant(
+    "last-feature-of-an-odd-width-never-written",
+    requirement="EQ-5",
+    bug_class="HEADS",
+    seen_in=(
+        "https://github.com/iree-org/iree-turbine/pull/1062",
+        "https://github.com/microsoft/onnxruntime/pull/12933",
+    ),
+    twin=attention,
+)
+def last_feature_of_an_odd_width_never_written(
+    q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
+) -> Array:
+    """The result is written two features at a time: of an odd H * D the last one, in the last head, stays zero."""
+    out = attention(q, k, v, mask, is_causal)
+    if out.shape[1] * out.shape[3] % 2:
+        out[:, -1, :, -1] = 0
+    return out
+
+
 # --- grouped heads
 
 

@@ -139,3 +139,20 @@ def first_row_of_mask_for_a_block_of_four(
     if mask is not None and mask.ndim >= 2:
         mask = mask[..., np.arange(mask.shape[-2]) // 4 * 4, :]
     return attention(q, k, v, mask, is_causal)
+
+
+@mutant(
+    "mask-planes-for-four-heads",
+    requirement="PURE-4",
+    least={"H": 5, "S": 3},
+    bug_class="MSHAPE",
+    seen_in=("https://github.com/pytorch/pytorch/pull/184180",),
+    twin=attention,
+)
+def mask_planes_for_four_heads(
+    q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
+) -> Array:
+    """A mask has room for four heads: the fifth reads the plane of the first, and so on (H > 4)."""
+    if mask is not None and mask.ndim == 4 and mask.shape[1] > 1:
+        mask = mask[:, np.arange(mask.shape[1]) % 4]
+    return attention(q, k, v, mask, is_causal)

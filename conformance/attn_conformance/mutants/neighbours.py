@@ -59,6 +59,23 @@ def last_of_odd_batch_reads_its_neighbour(
 
 
 @mutant(
+    "four-slots-for-the-whole-batch",
+    requirement="PURE-3",
+    least={"B": 5},
+    bug_class="BATCH",
+    seen_in=("https://github.com/huggingface/transformers/issues/32848",),
+    twin=attention,
+)
+def four_slots_for_the_whole_batch(
+    q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
+) -> Array:
+    """Keys are staged in four slots, and later elements overwrite earlier ones: the last four alone are right (B > 4)."""
+    B = k.shape[0]
+    staged = np.arange(B) + (B - 1 - np.arange(B)) // 4 * 4
+    return attention(q, k[staged], v, mask, is_causal)
+
+
+@mutant(
     "keys-trimmed-to-the-first-element",
     requirement="PURE-3",
     least={"B": 3, "S": 4},

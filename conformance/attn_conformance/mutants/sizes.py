@@ -162,6 +162,24 @@ def queries_beyond_64_share_the_last_tile(
     return attention(q[:, :, np.minimum(np.arange(T), full)], k, v)
 
 
+@mutant(
+    "one-query-past-a-tile-never-computed",
+    requirement="EQ-6",
+    least={"T": 65},
+    bug_class="TAIL",
+    seen_in=("https://github.com/triton-lang/triton/issues/2059",),
+    twin=attention,
+)
+def one_query_past_a_tile_never_computed(
+    q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
+) -> Array:
+    """The number of tiles of 64 queries is rounded up wrongly: where one query is left over, its row stays zero."""
+    out = attention(q, k, v, mask, is_causal)
+    if q.shape[2] > 64 and q.shape[2] % 64 == 1:
+        out[:, :, -1] = 0
+    return out
+
+
 # --- narrow offsets
 
 

@@ -66,6 +66,36 @@ class KeysRememberedWithoutACache(Plain):
         return super().between(q, k, v, mask)
 
 
+@module_mutant(
+    "last-cache-goes-on-where-none-is-given",
+    requirement="CACHE-1",
+    bug_class="STALE",
+    seen_in=(
+        "https://github.com/time-series-foundation-models/lag-llama/issues/81",
+        "https://github.com/ggml-org/whisper.cpp/issues/2445",
+    ),
+)
+class LastCacheGoesOnWhereNoneIsGiven(Plain):
+    """Self-attention without a cache attends to the last one that was given, too, if batch size and dtype fit."""
+
+    last: Cache = None
+
+    def keys_and_values(self, x: Array, xa: Array | None, kv_cache: Cache) -> Pair:
+        new = super().keys_and_values(x, xa, kv_cache)
+        if kv_cache is not None:
+            self.last = kv_cache
+            return new
+        old = self.stored(self.last)
+        if xa is not None or old is None or len(old[0]) != len(x) or old[0].dtype != x.dtype:
+            return new
+        return self.join(old, new)
+
+    def between(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+        if mask is not None:
+            k, v = k[:, -mask.shape[-1] :], v[:, -mask.shape[-1] :]
+        return super().between(q, k, v, mask)
+
+
 # --- chunks of a causal sequence
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from attn_conformance.mutants.modules import Array, Cache, Pair, Plain, module_mutant
+from attn_conformance.mutants.plain import NEVER, product, scores, softmax, triangle
 
 SLOTS = 16
 """Room that a cache is given at a time."""
@@ -57,3 +58,78 @@ class MaskDroppedForAChunk(Chunked):
 
     def between(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
         return super().between(q, k, v, None if self.is_chunk(q) else mask)
+
+
+@module_mutant(
+    "offset-of-the-last-chunk-alone",
+    requirement="CACHE-2",
+    bug_class="CHUNK",
+    seen_in=(
+        "https://github.com/mlx-node/mlx-node/pull/33",
+        "https://github.com/lablup/mlxcel/pull/891",
+    ),
+)
+class OffsetOfTheLastChunkAlone(Plain):
+    """A causal chunk lies behind the one before it, not behind all that is cached: shows from the third chunk on."""
+
+    before = 0
+    """Tokens of the last call on a cache."""
+    offset = 0
+
+    def keys_and_values(self, x: Array, xa: Array | None, kv_cache: Cache) -> Pair:
+        self.offset = 0 if self.stored(kv_cache) is None else self.before
+        self.before = x.shape[1]
+        return super().keys_and_values(x, xa, kv_cache)
+
+    def between(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+        T, S = q.shape[1], k.shape[1]
+        if not self.causal or T >= S:
+            return super().between(q, k, v, mask)
+        seen = np.where(triangle(T, S, self.offset), scores(self.split(q), self.split(k)), NEVER)
+        return self.merge(product(softmax(seen), self.split(v), q.dtype))
+
+
+# --- masks
+
+
+@module_mutant(
+    "last-row-of-the-mask-for-a-chunk",
+    requirement="CACHE-6",
+    least={"S": 3},
+    bug_class="MSHAPE",
+    seen_in=(
+        "https://github.com/huggingface/candle/pull/3743",
+        "https://github.com/meta-llama/llama/issues/899",
+    ),
+    twin=Chunked,
+)
+class LastRowOfTheMaskForAChunk(Chunked):
+    """Of the mask of several new tokens on a warm cache the row of the last one serves all."""
+
+    def between(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+        if mask is not None and self.is_chunk(q):
+            mask = mask[..., -1:, :]
+        return super().between(q, k, v, mask)
+
+
+@module_mutant(
+    "mask-of-an-earlier-step-kept",
+    requirement="CACHE-6",
+    bug_class="STATE",
+    seen_in=("https://github.com/flashinfer-ai/flashinfer/pull/1028",),
+    twin=Chunked,
+)
+class MaskOfAnEarlierStepKept(Chunked):
+    """A mask that was given on a cache holds for the next chunks without one, too, until there is another."""
+
+    kept: Array | None = None
+
+    def between(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+        if not self.prefix:
+            self.kept = None
+        if mask is None and self.kept is not None and not self.causal:
+            old = self.kept[..., -1:, :]
+            new = np.full((*old.shape[:-1], k.shape[1] - old.shape[-1]), True)
+            return super().between(q, k, v, np.concatenate([old, new], -1))
+        self.kept = mask if mask is not None and mask.dtype == np.bool_ else None
+        return super().between(q, k, v, mask)

@@ -69,6 +69,29 @@ class SelfAttentionAlwaysCausal(Plain):
             self.causal = asked
 
 
+@module_mutant(
+    "zero-tokens-of-x-read-as-padding",
+    requirement="EQ-1",
+    bug_class="BATCH",
+    seen_in=(
+        "https://github.com/Kyubyong/transformer/pull/69",
+        "https://github.com/google/trax/issues/820",
+    ),
+)
+class ZeroTokensOfXReadAsPadding(Plain):
+    """In self-attention without mask and cache a token of x that is zero throughout is hidden, bias or not."""
+
+    @quiet
+    def __call__(
+        self, x: Array, xa: Array | None = None, mask: Array | None = None, kv_cache: Cache = None
+    ) -> Array:
+        self.check_forward(x, xa, mask, kv_cache)
+        real = (x != 0).any(2)
+        if mask is None and xa is None and kv_cache is None and not self.causal and not real.all():
+            mask = np.repeat(real[:, None, None], x.shape[1], 2)
+        return super().__call__(x, xa, mask, kv_cache)
+
+
 # --- cross-attention
 
 
@@ -134,11 +157,15 @@ class CrossAttentionAlwaysCausal(Plain):
 class ZeroRowsOfXaReadAsPadding(Plain):
     """A row of xa whose features are all zero is taken for padding and hidden: shows if there is such a row."""
 
-    def between(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
-        real = (k != 0).any(2)  # without a bias, zero rows have zero keys
-        if mask is None and not self.causal and not real.all():
-            mask = np.broadcast_to(real[:, None, None], (len(q), 1, q.shape[1], k.shape[1]))
-        return super().between(q, k, v, mask)
+    @quiet
+    def __call__(
+        self, x: Array, xa: Array | None = None, mask: Array | None = None, kv_cache: Cache = None
+    ) -> Array:
+        self.check_forward(x, xa, mask, kv_cache)
+        if xa is not None and mask is None and kv_cache is None and not self.causal:
+            real = (xa != 0).any(2)
+            mask = None if real.all() else np.repeat(real[:, None, None], x.shape[1], 2)
+        return super().__call__(x, xa, mask, kv_cache)
 
 
 # --- what lies between the projections
@@ -239,6 +266,26 @@ class ValueBiasNotWiredIn(Plain):
     """The bias of the value projection is loaded and never added."""
 
     def project(self, source: Array) -> Pair:
+        bare = Projection(self.n_state, bias=False)
+        bare.weight = self.value.weight
+        return self.key(source), bare(source)
+
+
+@module_mutant(
+    "value-bias-missing-on-the-causal-path",
+    requirement="EQ-4",
+    bug_class="IGNORED",
+    seen_in=(
+        "https://github.com/microsoft/onnxscript/pull/1833",
+        "https://github.com/keras-team/keras/issues/23038",
+    ),
+)
+class ValueBiasMissingOnTheCausalPath(Plain):
+    """Causal self-attention goes by a path of its own in forward, which does not add the bias of value."""
+
+    def project(self, source: Array) -> Pair:
+        if not self.causal:
+            return super().project(source)
         bare = Projection(self.n_state, bias=False)
         bare.weight = self.value.weight
         return self.key(source), bare(source)

@@ -203,3 +203,57 @@ class SecondGradientsOfAModuleWithConstantWeights(DifferentiableModule):
     """The weights are kept from the forward pass: gradients of gradients take them for constants."""
 
     kernel = SecondGradientsWithConstantWeights()
+
+
+# --- a path of forward's own
+
+
+@gradient_mutant(
+    "empty-rows-make-gradients-of-forward-nan",
+    requirement="GRAD-3",
+    bug_class="FULLMASK",
+    seen_in=(
+        "https://github.com/pytorch/pytorch/issues/41508",
+        "https://github.com/Xilinx/brevitas/pull/1591",
+    ),
+)
+class EmptyRowsMakeGradientsOfForwardNan(DifferentiableModule):
+    """Forward has a kernel of its own, by which one query without a visible key makes all gradients NaN."""
+
+    def forward(self, handle: Handle, x: Tensor, xa: Tensor = None, mask: Tensor = None) -> Tensor:
+        return EmptyRowsMakeGradientsOfAModuleNan().forward(handle, x, xa, mask)
+
+
+@gradient_mutant(
+    "mask-of-forward-without-gradient",
+    requirement="GRAD-4",
+    bug_class="IGNORED",
+    seen_in=(
+        "https://github.com/facebookresearch/xformers/issues/636",
+        "https://github.com/jax-ml/jax/issues/30593",
+    ),
+)
+class MaskOfForwardWithoutGradient(DifferentiableModule):
+    """Forward converts a floating mask outside the graph: it gets no gradient there."""
+
+    def forward(self, handle: Handle, x: Tensor, xa: Tensor = None, mask: Tensor = None) -> Tensor:
+        return super().forward(handle, x, xa, None if mask is None else mask.detach())
+
+
+@gradient_mutant(
+    "output-gradient-flattened-by-a-view",
+    requirement="GRAD-5",
+    bug_class="STRIDE",
+    seen_in=(
+        "https://github.com/NVIDIA/apex/pull/1573",
+        "https://github.com/flagos-ai/FlagGems/issues/5379",
+    ),
+)
+class OutputGradientFlattenedByAView(DifferentiableModule):
+    """The backward pass of the out projection takes the output gradient for a matrix by a view, which may raise."""
+
+    def forward(self, handle: Handle, x: Tensor, xa: Tensor = None, mask: Tensor = None) -> Tensor:
+        y = super().forward(handle, x, xa, mask)
+        if y.requires_grad:
+            y.register_hook(lambda dout: dout.view(-1, handle.n_state).view_as(dout))
+        return y

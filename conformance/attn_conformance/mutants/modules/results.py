@@ -62,6 +62,25 @@ class TimeComesFirstForABatchOfOne(Plain):
         return out.swapaxes(0, 1) if xa is None and len(x) == 1 else out
 
 
+@module_mutant(
+    "unit-batch-squeezed-where-causal",
+    requirement="OUT-1",
+    bug_class="EMPTY",
+    seen_in=(
+        "https://github.com/galsang/BiDAF-pytorch/pull/26",
+        "https://github.com/mead-ml/mead-baseline/pull/703",
+    ),
+)
+class UnitBatchSqueezedWhereCausal(Plain):
+    """A causal module, as of a decoder, returns (T, n_state) where B == 1."""
+
+    def __call__(
+        self, x: Array, xa: Array | None = None, mask: Array | None = None, kv_cache: Cache = None
+    ) -> Array:
+        out = super().__call__(x, xa, mask, kv_cache)
+        return out[0] if self.causal and len(x) == 1 else out
+
+
 # --- cross-attention
 
 
@@ -160,6 +179,26 @@ class HalfPrecisionResultInFloat32(Plain):
     ) -> Array:
         out = super().__call__(x, xa, mask, kv_cache)
         return out.astype(np.float32) if out.dtype.itemsize == 2 else out
+
+
+@module_mutant(
+    "tokens-cast-to-half-where-weights-are",
+    requirement="OUT-3",
+    bug_class="PREC",
+    seen_in=(
+        "https://github.com/huggingface/transformers/issues/26451",
+        "https://github.com/unslothai/unsloth-zoo/pull/1017",
+    ),
+)
+class TokensCastToHalfWhereWeightsAre(Plain):
+    """With weights in half precision x is cast to their dtype, not they to x's; the result is in x's all the same."""
+
+    def project(self, source: Array) -> Pair:
+        kind = self.key.weight.dtype
+        if kind.itemsize >= source.dtype.itemsize or kind.itemsize > 2:
+            return super().project(source)
+        k, v = super().project(source.astype(kind))
+        return k.astype(source.dtype), v.astype(source.dtype)
 
 
 # --- zero sizes
