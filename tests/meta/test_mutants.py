@@ -13,15 +13,11 @@ TABLE = load_requirements()
 SEED = 0
 
 
-WANTS_TORCH = {"CTOR-3", "HOST-1", "HOST-2", "HOST-3", "HOST-4"}
-"""Requirements about PyTorch's own ways, whose wrong modules stand in tests/meta/test_hosts.py."""
-
-
 @pytest.mark.parametrize("kind", ["kernel", "module"])
 def test_every_must_and_should_that_is_checked_has_a_mutant_that_it_kills(kind):
     named = {mutant.requirement for mutant in mutants(kind).values()}
     judged = {name for name, found in checks().items() if any(kind in check.kinds for check in found)}
-    for name in judged - WANTS_TORCH:
+    for name in judged:
         if kind in TABLE[name].kinds and TABLE[name].level != "observed":
             assert name in named, name
 

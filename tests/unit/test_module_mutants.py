@@ -38,8 +38,9 @@ from attn_reference.forward import merge_heads, split_heads
 from attn_reference.requirements import load_requirements
 
 INF = np.inf
-# Those with gradients are in PyTorch: test_gradient_mutants.py.
-MUTANTS = {n: m for n, m in mutants("module").items() if "gradients" not in m.claims.features}
+# Others are in PyTorch: test_gradient_mutants.py, test_host_mutants.py.
+IN_PYTORCH = {"gradients", "torch-module"}
+MUTANTS = {n: m for n, m in mutants("module").items() if not IN_PYTORCH & m.claims.features}
 CONTROLS = controls("module")
 DTYPES = {
     "float32": np.dtype(np.float32),
@@ -363,6 +364,26 @@ def weights_in_other_dtypes(w: World) -> None:
             w.forward(w.tokens(4))
 
 
+@script("OUT-1")
+def a_single_causal_sequence(w: World) -> None:
+    w.build(causal=True)
+    w.forward(w.tokens(4, 1))
+
+
+@script("EQ-1")
+def tokens_that_are_zero(w: World) -> None:
+    w.build()
+    x = w.tokens(4)
+    x[0, 1] = 0
+    w.forward(x)
+
+
+@script("EQ-4")
+def causal_with_biases(w: World) -> None:
+    w.build(causal=True)
+    w.forward(w.tokens(4))
+
+
 @script("OUT-3")
 def float32_masks(w: World) -> None:
     w.build()
@@ -531,6 +552,13 @@ def masks_with_a_cache(w: World) -> None:
     w.forward(w.tokens(2), mask=np.ones((2, 2), bool), cache="c")
     w.forward(w.tokens(2), w.tokens(5), random_mask(w, 2, 5), cache="x")
     w.forward(w.tokens(3), w.tokens(5), random_mask(w, 3, 5), cache="x")
+
+
+@script("CACHE-6")
+def a_mask_and_then_none(w: World) -> None:
+    w.build()
+    w.forward(w.tokens(4), mask=random_mask(w, 4, 4), cache="c")
+    w.forward(w.tokens(2), cache="c")
 
 
 @script("CACHE-4")

@@ -177,6 +177,15 @@ def tile_edges(rng: np.random.Generator, dtype: Any) -> list[Call]:
         Call(*qkv(rng, dtype, T=3, S=70), mask=np.broadcast_to(hidden, (3, 70)).copy()),
         Call(*qkv(rng, dtype, B=1, H=2, T=3, S=200, size=8)),
         Call(*qkv(rng, dtype, B=2, H=4, T=80, S=4, D=64)),
+        even(65, 3),
+    ]
+
+
+@script
+def many_elements_and_heads(rng: np.random.Generator, dtype: Any) -> list[Call]:
+    return [
+        Call(*qkv(rng, dtype, B=6, H=1)),
+        Call(*qkv(rng, dtype, B=1, H=6), mask=random_mask(rng, 1, 6, 5, 7)),
     ]
 
 

@@ -69,7 +69,7 @@ def last_of_odd_batch_reads_its_neighbour(
 def four_slots_for_the_whole_batch(
     q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
 ) -> Array:
-    """Keys are staged in four slots, and later elements overwrite earlier ones: the last four alone are right (B > 4)."""
+    """Keys are staged in four slots, where later elements overwrite earlier ones: the last four alone are right."""
     B = k.shape[0]
     staged = np.arange(B) + (B - 1 - np.arange(B)) // 4 * 4
     return attention(q, k[staged], v, mask, is_causal)

@@ -145,7 +145,7 @@ class ChecksForItsKernel(InPyTorch):
     twin=InHost(ChecksForItsKernel),
 )
 class KernelMissedAtTheFirstCall(ChecksForItsKernel):
-    """Where PyTorch has no attention of its own, construction says nothing, and the first call raises AttributeError."""
+    """Where PyTorch has no attention of its own, construction says nothing: the first call raises AttributeError."""
 
     def __init__(self, n_state: int, n_head: int, causal: bool = False) -> None:
         super(ChecksForItsKernel, self).__init__(n_state, n_head, causal)
@@ -165,7 +165,7 @@ class ALambdaAmongTheAttributes(InPyTorch):
 
     def __init__(self, n_state: int, n_head: int, causal: bool = False) -> None:
         super().__init__(n_state, n_head, causal)
-        self.activation = lambda y: y
+        self.activation: Callable[[Tensor], Tensor] = lambda y: y
 
     def forward(
         self, x: Tensor, xa: Tensor | None = None, mask: Tensor | None = None, kv_cache: Cache = None
@@ -203,7 +203,7 @@ class BranchOnTheNumbers(InPyTorch):
     ),
 )
 class WhatHooksHaveJoinedIsJoinedAgain(InPyTorch):
-    """Hooks on key and value give cached and new keys at once, and the module puts the cached ones before them again."""
+    """Hooks on key and value give cached and new keys at once; the module puts the cached ones before them again."""
 
     def kept_by_hooks(self, kv_cache: Any, pair: Pair) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""The plain module as a torch.nn.Module, right in every respect. It imports PyTorch: `hosts.py` loads it when it builds.
+"""The plain module as a torch.nn.Module, right in every respect. It imports PyTorch: `hosts.py` loads it to build one.
 
 Everything is computed in float32 (float64 for float64) and rounded to x's dtype between the steps. Tensors: x and xa
 (B, L, n_state); entries of a cache likewise, under the projections `key` and `value`.
@@ -29,11 +29,11 @@ Pair: TypeAlias = tuple[Tensor, Tensor]
 class Projection(nn.Linear):
     """A linear layer whose weight and bias are cast to x's dtype, which is that of the result."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         """(B, L, n_state) to (B, L, n_state)."""
-        weight, bias = (None if p is None else widen(p.to(x.dtype)) for p in (self.weight, self.bias))
-        y: Tensor = nn.functional.linear(widen(x), weight, bias).to(x.dtype)
-        return y
+        y: Tensor = nn.functional.linear(widen(input), widen(self.weight.to(input.dtype)))
+        y = y if self.bias is None else y + widen(self.bias.to(input.dtype))
+        return y.to(input.dtype)
 
 
 class InPyTorch(nn.Module):
@@ -55,8 +55,9 @@ class InPyTorch(nn.Module):
         check_array_type(Tensor, x=x, xa=xa, mask=mask)
         past: Pair | None = cached_entries(kv_cache, self.key, self.value, self.n_state)
         cached = None if past is None else (past[0].shape[0], past[0].shape[1])
-        sizes = {"n_state": self.n_state, "n_head": self.n_head, "causal": self.causal}
-        check_forward_call(x, xa, mask, **sizes, cached=cached)
+        check_forward_call(
+            x, xa, mask, n_state=self.n_state, n_head=self.n_head, causal=self.causal, cached=cached
+        )
         if past is not None:
             check_one_dtype(x=x, **{"kv_cache[key]": past[0], "kv_cache[value]": past[1]})
         q = self.query(x)
@@ -94,7 +95,7 @@ class InPyTorch(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Split, attend, merge: (B, T, n_state)."""
         heads = (self.n_head, self.n_state // self.n_head)
-        q, k, v = (x.unflatten(2, heads).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (x.reshape(*x.shape[:2], *heads).transpose(1, 2) for x in (q, k, v))
         with torch.autocast(q.device.type, enabled=False):
             return self.core(q, k, v, mask).transpose(1, 2).flatten(2)
 
