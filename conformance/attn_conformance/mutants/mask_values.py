@@ -6,6 +6,7 @@ import numpy as np
 
 from attn_conformance.mutants import mutant
 from attn_conformance.mutants.plain import (
+    NEVER,
     Array,
     attention,
     hide_future,
@@ -163,3 +164,56 @@ def peak_over_forbidden_keys(
         everything = everything + np.where(np.isneginf(widen(bias)), 0, widen(bias))
     logits = hide_future(masked(scores(q, k), mask), is_causal)
     return product(softmax(logits, row_peak(everything)), v, q.dtype)
+
+
+# --- values that are taken for something else
+
+
+@mutant(
+    "mask-of-zeros-taken-for-flags",
+    requirement="MASK-7",
+    bug_class="MDTYPE",
+    seen_in=("https://github.com/huggingface/transformers/pull/48817",),
+    twin=attention,
+)
+def mask_of_zeros_taken_for_flags(
+    q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
+) -> Array:
+    """A floating mask of nothing but zeros and ones is taken for flags, of which 0 forbids: zeros alone hide all."""
+    if is_float(mask) and mask is not None and ((mask == 0) | (mask == 1)).all():
+        mask = mask == 1
+    return attention(q, k, v, mask, is_causal)
+
+
+@mutant(
+    "mask-values-below-10000-taken-for-minus-infinity",
+    requirement="NUM-3",
+    bug_class="MDTYPE",
+    seen_in=("https://github.com/pytorch/pytorch/issues/107084",),
+    twin=attention,
+)
+def mask_values_below_10000_taken_for_minus_infinity(
+    q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
+) -> Array:
+    """What a floating mask makes smaller by 10000 or more is forbidden: rows in which all is come out empty."""
+    if is_float(mask) and mask is not None:
+        mask = np.where(widen(mask) <= -10000, np.array(NEVER, mask.dtype), mask)
+    return attention(q, k, v, mask, is_causal)
+
+
+@mutant(
+    "bias-of-the-first-head-for-all",
+    requirement="MASK-3",
+    bug_class="MSHAPE",
+    seen_in=("https://github.com/microsoft/onnxruntime/issues/26766",),
+    twin=attention,
+)
+def bias_of_the_first_head_for_all(
+    q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
+) -> Array:
+    """Of a floating mask each head has its own forbidden keys, and all have the finite values of the first."""
+    if is_float(mask) and mask is not None and mask.ndim == 4:
+        hidden = np.isneginf(widen(mask))
+        finite = np.where(hidden, np.zeros((), mask.dtype), mask)
+        mask = np.where(hidden, np.array(NEVER, mask.dtype), finite[:, :1])
+    return attention(q, k, v, mask, is_causal)
