@@ -170,22 +170,6 @@ def peak_over_forbidden_keys(
 
 
 @mutant(
-    "mask-of-zeros-taken-for-flags",
-    requirement="MASK-7",
-    bug_class="MDTYPE",
-    seen_in=("https://github.com/huggingface/transformers/pull/48817",),
-    twin=attention,
-)
-def mask_of_zeros_taken_for_flags(
-    q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
-) -> Array:
-    """A floating mask of nothing but zeros and ones is taken for flags, of which 0 forbids: zeros alone hide all."""
-    if is_float(mask) and mask is not None and ((mask == 0) | (mask == 1)).all():
-        mask = mask == 1
-    return attention(q, k, v, mask, is_causal)
-
-
-@mutant(
     "mask-values-below-10000-taken-for-minus-infinity",
     requirement="NUM-3",
     bug_class="MDTYPE",
