@@ -28,7 +28,7 @@ ARGUED: dict[str, str] = {
     "there were also wrong under the masks of MASK-6, whose keys are large as well.",
     "OUT-3:weights_are_cast_to_the_dtype_of_x": "It poses every pair of dtypes of weights and x. PURE-6 asks one "
     "module in several dtypes in turn, and so notices one that does not cast, too.",
-    "OUT-6:no_keys_never_give_nan": "It is the must in OUT-4, a should, which asks for more with the same cases: who is "
+    "OUT-6:no_keys_never_give_nan": "It is the must in OUT-4, a should, which asks more of the same cases: who is "
     "held to musts alone is told of NaN all the same.",
 }
 """Checks that are the only killer of no mutant, and why they are there all the same."""
