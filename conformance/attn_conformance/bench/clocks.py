@@ -108,7 +108,8 @@ class CudaClock:
         self.cuda: Any = torch.cuda
         self.flushed = torch.empty(FLUSHED, dtype=torch.int8, device="cuda")
         self.events: list[tuple[Any, Any, float]] = []
-        self.covers, self.write = 1, inf
+        self.covers = 1
+        self.write = inf
         for _ in range(2):  # the first finds nothing loaded
             self.time(self.flushed.zero_)
         self.write = self.read()[-1].seconds
