@@ -704,7 +704,7 @@ def test_freed_memory_is_kept() -> None:
     assert int(said) < 90
 
 
-FLASH = "void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64, 128, 128, 4, false, false, cutlass::bfloat16_t"
+FLASH = "void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64, 128, 128, 4, false, false, cutlass::half_t"
 
 
 def test_kernels_have_plain_names_unless_these_would_not_tell_them_apart() -> None:

@@ -114,7 +114,7 @@ class CudaClock:
             self.time(self.flushed.zero_)
         self.write = self.read()[-1].seconds
 
-    def time(self, run: Callable[[], None]) -> None:
+    def time(self, run: Callable[[], object]) -> None:
         """Queue one run between two events."""
         start, end = (self.cuda.Event(enable_timing=True) for _ in range(2))
         for _ in range(self.covers):
