@@ -25,45 +25,89 @@ class Ground:
 
     asked: whether the result is right, whether a second call repeats it, or no more than whether its shape is right.
     bound: whether it is right to within the bound of what is claimed, so that a merely inexact one is wrong as well.
+    check: whether the case passes the check of the one requirement in judged_by.
     """
 
     case: Case
     judged_by: tuple[str, ...]
-    asked: Literal["value", "bound", "repeat", "shape"] = "value"
+    asked: Literal["value", "bound", "repeat", "shape", "check"] = "value"
 
 
 def resting(requirement: str, grounds: Iterable[Ground], subject: Subject, failed: Failed) -> tuple[str, ...]:
     """The requirements that judge the first ground of a failed example that fails, too; () if none does.
 
     Also () if the requirement is one of them: then it has something simpler to tell of. A result that is merely inexact
-    rests on NUM-1. One that is further off does not rest on one that is inexact.
+    rests on NUM-1, and on grounds that are inexact as well. One that is further off does not rest on those, nor does
+    one of NUM-1.
     """
-    small = inexact(failed)
-    if small and requirement == PRECISION:
-        return ()
+    small = inexact(failed) and requirement != PRECISION
     found: set[str] = {PRECISION} if small else set()
-    first = next((ground for ground in grounds if broken(subject, ground)), None)
+    first = next((ground for ground in grounds if broken(subject, ground, strict=small)), None)
     if first is not None and requirement not in first.judged_by:
         found.update(first.judged_by)
     return tuple(sorted(found))
 
 
-def broken(subject: Subject, ground: Ground) -> bool:
-    """Whether a ground fails by more than precision, or two calls differ, on a subject that has seen nothing yet."""
+def broken(subject: Subject, ground: Ground, *, strict: bool = False) -> bool:
+    """Whether a ground fails by more than precision, or two calls differ, on a subject that has seen nothing yet.
+
+    strict: whether it fails at all. What is not claimed is not asked, and not broken.
+    """
+    if not _claimed(subject, ground.case):
+        return False
     fresh = subject.open()
     try:
-        if ground.asked == "bound":
-            return not _within(fresh, ground.case)
-        if ground.asked == "repeat":
+        if ground.asked == "check":
+            _pass(fresh, ground)
+        elif ground.asked == "repeat":
             return not _repeats(fresh, ground.case)
-        if ground.asked == "value":
+        elif ground.asked == "shape":
+            _answer(fresh, ground.case)
+        elif isinstance(ground.case, ScriptCase):
+            _play(fresh, ground.case, strict=strict)
+        elif strict or ground.asked == "bound":
+            return not _within(fresh, ground.case)
+        else:
             return _far_off(fresh, ground.case)
-        _answer(fresh, ground.case)
     except Failed as failed:
-        return ground.asked == "shape" or not inexact(failed)
+        return strict or ground.asked in ("shape", "check") or not inexact(failed)
     except NotAsked:
         pass
     return False
+
+
+def _claimed(subject: Subject, case: Case) -> bool:
+    """Whether a subject claims what a case needs."""
+    scope = subject.scope
+    needs: set[str] = set()
+    if isinstance(case, ScriptCase):
+        needs = {"cross"} if any(step.act == "cross" for step in case.steps) else set()
+        needs |= {"cache"} if any(step.act != "plain" for step in case.steps) else set()
+        needs |= {"bool-mask"} if any(step.masked for step in case.steps) else set()
+    elif isinstance(case, KernelCase):
+        if case.window not in scope.windows:
+            return False
+        direct = case.window in ("kernel", "qkv")
+        if direct and scope.claims.head_sizes and case.head_size not in scope.claims.head_sizes:
+            return False
+        needs = {"cross"} if direct and case.keys != case.queries else set()
+    elif isinstance(case, ForwardCase):
+        needs = {"cross"} if case.keys is not None else set()
+    if isinstance(case, (KernelCase, ForwardCase)) and case.mask is not None:
+        floating = {"q": "float-mask", "float32": "float32-mask"}
+        needs.add(floating.get(case.mask.dtype, "bool-mask"))
+    if getattr(case, "causal", False):
+        needs.add("causal")
+    return all(scope.has(feature) for feature in needs)
+
+
+def _pass(subject: Subject, ground: Ground) -> None:
+    """Failed if the check of a ground's requirement fails on its case."""
+    from attn_conformance.registry import checks  # whose checks have grounds
+
+    (requirement,) = ground.judged_by
+    check = next(one for one in checks()[requirement] if subject.kind in one.kinds)
+    check.function(subject, ground.case)
 
 
 def _answer(subject: Subject, case: Case) -> None:
@@ -82,7 +126,8 @@ def _within(subject: Subject, case: Case) -> bool:
     assert isinstance(case, ForwardCase)
     assert isinstance(subject, ModuleSubject)
     forward = build_forward(case)
-    return compare(subject.forward(forward)[:, None], subject.answer_forward(forward)).ok
+    y = _of_its_dtype(subject.forward(forward), case)
+    return compare(y[:, None], subject.answer_forward(forward)).ok
 
 
 def _repeats(subject: Subject, case: Case) -> bool:
@@ -105,17 +150,34 @@ def _repeats(subject: Subject, case: Case) -> bool:
 
 
 def _far_off(subject: Subject, case: Case) -> bool:
-    """Whether a result differs from the reference by more than precision; Failed if there is none, or in a script."""
+    """Whether a result differs from the reference by more than precision; Failed if there is none."""
     if isinstance(case, KernelCase):
         call = build(case)
         return not _near(subject.attention(call), ask(subject.lower(call), "bfloat16", "eager"))
+    assert isinstance(case, ForwardCase)
     assert isinstance(subject, ModuleSubject)
-    if isinstance(case, ForwardCase):
-        forward = build_forward(case)
-        return not _near(subject.forward(forward)[:, None], _low(subject.answer_forward(forward)))
-    assert isinstance(case, ScriptCase)
-    Stage(subject, case).play()
-    return False
+    forward = build_forward(case)
+    y = _of_its_dtype(subject.forward(forward), case)
+    return not _near(y[:, None], _low(subject.answer_forward(forward)))
+
+
+def _of_its_dtype(y: Array, case: ForwardCase) -> Array:
+    """A result of forward, if it has x's dtype; else Failed."""
+    if y.dtype.name != case.dtype:
+        raise Failed(f"x is {case.dtype}, the result {y.dtype.name}")
+    return y
+
+
+def _play(subject: Subject, case: ScriptCase, *, strict: bool) -> None:
+    """Failed at the first step of a script that is off by more than precision; if strict, that is off at all."""
+    assert isinstance(subject, ModuleSubject)
+    stage = Stage(subject, case)
+    for step in case.steps:
+        try:
+            stage.act(step)
+        except Failed as failed:
+            if strict or not inexact(failed):
+                raise
 
 
 def inexact(failed: Failed) -> bool:

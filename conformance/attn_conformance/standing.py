@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 
 from attn_conformance.results import Row
 
@@ -21,32 +22,49 @@ def stood_back(rows: Mapping[str, Row], rests: Mapping[str, tuple[tuple[str, ...
     """The rows, and skipped those of which each failure rests on what fails another one, which stays.
 
     rests: `Judged.rests` by id. No verdict changes by it: a row whose failure is expected neither stands back nor lets
-    others do so, a must stands back behind musts only, and of rows that rest on each other in a circle none does,
-    unless one of them rests on a row outside of it.
+    others do so, a must stands back behind musts only, one of which a failure rests on nothing that fails stays, and of
+    rows that rest on each other in a circle all do, unless one of them rests on a row outside of it.
     """
     failed = {
         r for r, row in rows.items() if row.status == "failed" and not row.expected and not row.unexpected
     }
-    first = {name: name for name in failed if not rests.get(name)}  # for each row, which one to mend first
+
+    def able(name: str, judges: Iterable[str]) -> list[str]:
+        """Those of the judges that fail, too, and may let a row stand back."""
+        hard = rows[name].level == "must"
+        return [r for r in judges if r in failed and r != name and not (hard and rows[r].level != "must")]
+
+    # For each row all its failures, each with the rows that it may stand behind: () if it stands on its own.
+    edges = {name: [able(name, judges) for judges in rests.get(name) or ((),)] for name in failed}
+    first = {name: name for name, found in edges.items() if not all(found)}  # which one to mend first
 
     def ahead(name: str) -> str | None:
-        """The row that one stands behind, if all its failures rest on rows that stay, or on such as stand back."""
-        found = []
-        for judges in rests[name]:
-            known = [first[r] for r in judges if r in first and r != name]
-            musts = [r for r in known if rows[r].level == "must"]
-            able = musts if rows[name].level == "must" else known
-            if not able:
-                return None
-            found += able
-        return min(found, key=list(rows).index)
+        """The row that one stands behind, once each of its failures rests on rows of which that is known."""
+        found = [[first[r] for r in behind if r in first] for behind in edges[name]]
+        return min(chain.from_iterable(found), key=list(rows).index) if all(found) else None
 
-    while new := {name: end for name in failed - first.keys() if (end := ahead(name)) is not None}:
-        first |= new
+    def settle() -> None:
+        while new := {name: end for name in failed - first.keys() if (end := ahead(name)) is not None}:
+            first.update(new)
+
+    settle()
+    first |= {name: name for name in failed - first.keys() if name in _reached(name, edges)}
+    settle()
     return {
         name: _skipped(row, first[name]) if first.get(name, name) != name else row
         for name, row in rows.items()
     }
+
+
+def _reached(name: str, edges: Mapping[str, Iterable[Iterable[str]]]) -> set[str]:
+    """The rows that one rests on, directly or through others."""
+    reached: set[str] = set()
+    waiting = [name]
+    while waiting:
+        new = {r for behind in edges[waiting.pop()] for r in behind} - reached
+        reached |= new
+        waiting += new
+    return reached
 
 
 def _skipped(row: Row, first: str) -> Row:

@@ -56,6 +56,18 @@ def test_of_a_circle_nothing_stands_back_unless_it_rests_on_something_else() -> 
     }
 
 
+def test_a_row_that_rests_on_what_passes_stays_and_others_stand_behind_it() -> None:
+    rests = {"b": (("a",),), "c": (("b",),)}
+    assert standing(stood_back(rows(a="p", b="f", c="f"), rests)) == {"c": "b"}
+    assert standing(stood_back(rows(b="f", c="f"), rests)) == {"c": "b"}
+    assert standing(stood_back(rows(a="p", b="f", c="f"), {**rests, "b": (("c",), ("a",))})) == {"c": "b"}
+
+
+def test_what_rests_on_a_circle_stands_behind_it() -> None:
+    rests = {"a": (("b",),), "b": (("a",),), "c": (("b",),), "d": (("c",), ("a", "b"))}
+    assert standing(stood_back(rows(a="f", b="f", c="f", d="f"), rests)) == {"c": "b", "d": "a"}
+
+
 def test_what_is_expected_neither_stands_back_nor_lets_others() -> None:
     assert standing(stood_back(rows(a="x", b="f"), {"b": (("a",),)})) == {}
     assert standing(stood_back(rows(a="f", b="x"), {"b": (("a",),)})) == {}
@@ -128,6 +140,78 @@ def test_what_is_merely_inexact_rests_on_num_1() -> None:
     assert rests == ()
     assert not inexact(failure("mutant:no-scale", CASE, "EQ-3")[0])
     assert not inexact(Failed("raised"))
+
+
+def test_what_is_merely_inexact_rests_on_what_is_inexact_too() -> None:
+    found, _ = subject("mutant:weights-in-bfloat16")
+    assert [broken(found, Ground(CASE, ()), strict=strict) for strict in (False, True)] == [False, True]
+    assert failure("mutant:weights-in-bfloat16", MASKED, "MASK-3")[1][-2:] == ("OUT-1", "OUT-2")
+
+
+def test_an_inexact_result_of_num_1_rests_on_what_is_wrong_by_more() -> None:
+    case = KernelCase(2, 2, 2, 4, 4, 6, 6, values="cancelling", seed=1528, window="self")
+    failed, rests = failure("mutant:heads-merged-without-transpose-in-forward", case, "NUM-1")
+    assert inexact(failed)
+    assert "EQ-4" in rests
+
+
+def test_what_is_not_claimed_is_not_broken() -> None:
+    wrong, _ = subject("mutant:inverted-mask")
+    assert broken(wrong, Ground(MASKED, ("MASK-1",)))
+    narrow = wrong.claiming(replace(wrong.claims, features=frozenset({"causal", "cross"})))
+    assert not broken(narrow, Ground(MASKED, ("MASK-1",)))
+    assert not broken(narrow, Ground(replace(CASE, window="self"), ("EQ-1",)))
+    square = wrong.claiming(replace(wrong.claims, features=frozenset({"bool-mask"})))
+    assert not broken(square, Ground(MASKED, ("MASK-1",)))
+    assert broken(square, Ground(replace(MASKED, keys=MASKED.queries), ("MASK-1",)))
+    served = wrong.claiming(replace(wrong.claims, head_sizes=(64,)))
+    assert not broken(served, Ground(MASKED, ("MASK-1",)))
+
+
+def test_a_ground_may_be_a_check_of_another_requirement() -> None:
+    uneven = replace(CASE, batch=3, values="uneven-batch")
+    for kind, wrong in (("mutant", True), ("twin", False)):
+        found, _ = subject(f"{kind}:peak-over-whole-batch")
+        drawn = [replace(uneven, seed=seed) for seed in range(3)]  # it looks at one element of each
+        assert any(broken(found, Ground(case, ("PURE-3",), "check")) for case in drawn) is wrong
+        assert not broken(found, Ground(replace(uneven, values="normal"), ("PURE-3",), "check"))
+
+
+def test_a_step_that_is_merely_inexact_does_not_hide_a_later_one() -> None:
+    steps = tuple(Step("self", length=length) for length in (16, 1, 33, 33))
+    script = ScriptCase(2, 1, 1, "bfloat16", steps=steps, seed=1256)
+    for kind, wrong in (("mutant", True), ("twin", False)):
+        assert broken(subject(f"{kind}:only-the-last-16-keys-kept")[0], Ground(script, ("CACHE-3",))) is wrong
+
+
+def test_a_result_of_forward_in_another_dtype_is_broken() -> None:
+    case = ForwardCase(2, 2, 4, 5, None, "float16", weights_dtype="float32")
+    for kind, wrong in (("mutant", True), ("twin", False)):
+        found, _ = subject(f"{kind}:result-in-the-dtype-of-the-weights")
+        assert [broken(found, Ground(case, ("OUT-3",), asked)) for asked in ("value", "bound")] == [
+            wrong,
+            wrong,
+        ]
+
+
+@pytest.mark.parametrize(
+    ("mutant", "named", "behind"),
+    [
+        ("no-peak-subtraction", "NUM-2", ("NUM-3", "MASK-6")),
+        ("zero-keys-read-as-padding", "EQ-3", ("MASK-5",)),
+        ("every-other-call-in-bfloat16", "PURE-2", ("MASK-7", "NUM-4", "PURE-5")),
+        ("cross-attention-always-causal", "EQ-2", ("EQ-4", "PURE-6")),
+        ("packed-projections-in-another-order", "EQ-1", ("EQ-4",)),
+        ("heads-merged-without-transpose-in-forward", "EQ-4", ("EQ-1", "EQ-2", "EQ-5")),
+        ("scores-of-a-single-query-returned-too", "OUT-1", ("OUT-2", "CACHE-1", "CACHE-8")),
+        ("nan-without-keys", "OUT-6", ("OUT-4",)),
+        ("causal-ignored", "CAUSAL-1", ("CAUSAL-2", "CAUSAL-3")),
+    ],
+)
+def test_the_row_that_is_named_for_a_defect_stays(mutant: str, named: str, behind: tuple[str, ...]) -> None:
+    report = run(f"mutant:{mutant}", only=(named, *behind), effort="smoke", isolate=False, explain=False)
+    assert report.rows[named].status == "failed"
+    assert standing({name: report.rows[name] for name in (named, *behind)}) == dict.fromkeys(behind, named)
 
 
 def test_gradients_rest_on_results_that_are_right_to_within_the_bound() -> None:

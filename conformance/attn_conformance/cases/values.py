@@ -71,6 +71,12 @@ def _negative(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str
     return q, k, v
 
 
+def _lifted(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str) -> Triple:
+    """All logits near one value between 800 and 4000: exp of any overflows in every dtype, and none stands out."""
+    q, k = _with_common_logit(q, k, rng.uniform(800, 4000))
+    return q, k, v
+
+
 def _deep(rng: np.random.Generator, q: Array, k: Array, v: Array, dtype: str) -> Triple:
     """All logits between -1.5e4 and -1e5, half of them near the end: below every finite fill in common use."""
     deepest = _deepest(dtype)
@@ -243,6 +249,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, Array, Array, Array, str], Tr
     "negative": _negative,
     "deep": _deep,
     "huge": _huge,
+    "lifted": _lifted,
     "growing": _growing,
     "falling": _falling,
     "tied": _tied,

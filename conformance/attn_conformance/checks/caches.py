@@ -59,7 +59,7 @@ def no_cache_is_stateless_and_an_empty_one_changes_nothing(subject: ModuleSubjec
 @check(
     "CACHE-2",
     cases=lambda s: scripts(s, steps=appended(), causal=st.just(True), carried=WEIGHTS),
-    grounds=simplified.first_step,
+    grounds=simplified.chunked,
     kinds=MODULE,
     windows=CACHED,
 )

@@ -33,7 +33,7 @@ def _small_and_single(scope: Scope) -> SearchStrategy[KernelCase]:
     )
 
 
-@check("EQ-3", cases=_small_and_single, windows=("kernel", "qkv"), grounds=simplified.repeated)
+@check("EQ-3", cases=_small_and_single, windows=("kernel", "qkv"), grounds=simplified.single)
 def queries_and_keys_of_any_length(subject: Subject, case: KernelCase) -> bool:
     """The output equals softmax(q k^T / sqrt(D)) v, T and S independent."""
     return expect.reference(subject, build(case), without=even_weights)
@@ -56,7 +56,7 @@ def _heads_rolled(problem: Problem) -> Problem:
         keys=sizes.below_tiles,
         head_size=sizes.odd_head_sizes,
     ),
-    grounds=simplified.one_head,
+    grounds=simplified.heads,
 )
 def every_head_counts(subject: Subject, case: KernelCase) -> bool:
     """Each head attends with its own q, k and v, for any number of heads and any head size."""
@@ -92,7 +92,7 @@ def _last_key_lost(problem: Problem) -> Problem:
     return replace(problem, visible=visible)
 
 
-@check("EQ-6", cases=_around_tiles, grounds=simplified.ordinary)
+@check("EQ-6", cases=_around_tiles, grounds=simplified.tiles)
 def sizes_around_tile_edges(subject: Subject, case: KernelCase) -> bool:
     """Lengths one below, at and one above a multiple of 8 to 128 lose and add no key."""
     return expect.reference(subject, build(case), without=_last_key_lost)

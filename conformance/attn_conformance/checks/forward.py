@@ -57,6 +57,7 @@ def self_attention_keeps_the_shape(subject: ModuleSubject, case: ForwardCase) ->
     floor=1,
     kinds=MODULE,
     at_most=SOME,
+    grounds=simplified.across,
 )
 def cross_attention_has_the_shape_of_x(subject: ModuleSubject, case: ForwardCase) -> bool:
     """Cross-attention returns (B, T, n_state) for any S, shorter, equal or longer than T."""

@@ -45,7 +45,7 @@ def _hiding(scope: Scope) -> SearchStrategy[KernelCase]:
     return weighted((8, usual), (1, counted_keys(scope, LONG_AND_CHEAP, mask=long)))
 
 
-@check("MASK-1", cases=_hiding, grounds=simplified.plain)
+@check("MASK-1", cases=_hiding, grounds=simplified.allowed)
 def true_may_attend(subject: Subject, case: KernelCase) -> bool:
     """In a boolean mask True means that the query may attend to the key."""
     call = build(case)

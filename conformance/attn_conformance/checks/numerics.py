@@ -38,8 +38,8 @@ LONG = (1024, 2047, 4096, 8192, 16385, 32768)
 COUNTED = (1025, 4096, 16385, 32768, 32768, 32768)
 """Lengths at which each key is counted; one that is lost from some length on is nearly always lost at the last."""
 
-RARE = ("huge", "negative", "deep", "repeated", "uneven-batch", "uneven-heads")
-"""Families that belong to NUM-2, NUM-3, NUM-6, MASK-6, PURE-3 and PURE-4."""
+RARE = ("huge", "lifted", "negative", "deep", "repeated", "uneven-batch", "uneven-heads")
+"""Families that belong to NUM-2, NUM-3, NUM-6, MASK-6, PURE-3 and PURE-4, or to what they rest on."""
 
 HARD = ("growing", "falling", "cancelling", "even", "heavy-values", "shifted", "heavy", "large", "probe")
 """Families that find accumulators and lost keys at great length."""
@@ -88,7 +88,7 @@ def errors_stay_within_the_bound(subject: Subject, case: KernelCase) -> bool:
     cases=lambda scope: kernel_cases(
         scope, queries=sizes.below_tiles, keys=sizes.below_tiles, families=("huge",)
     ),
-    grounds=simplified.ordinary,
+    grounds=simplified.huge,
 )
 def large_logits_do_not_overflow(subject: Subject, case: KernelCase) -> bool:
     """Large logits give no overflow and no NaN."""
@@ -189,7 +189,7 @@ def _sessions(scope: Scope) -> SearchStrategy[KernelCase]:
     return st.one_of(*choices)
 
 
-@check("NUM-5", cases=_sessions, at_most=SESSIONS)
+@check("NUM-5", cases=_sessions, at_most=SESSIONS, grounds=simplified.plain)
 def errors_have_no_direction(subject: Subject, case: KernelCase) -> bool:
     """Over 64 problems the errors fit no gain, no other scale, no leak of hidden keys and no one-sided rounding."""
     found = _fits(subject, case)

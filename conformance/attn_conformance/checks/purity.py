@@ -173,7 +173,7 @@ def batch_elements_do_not_meet(subject: Subject, case: KernelCase) -> bool:
 @check(
     "PURE-4",
     cases=lambda scope: _maybe_masked(scope, heads=sizes.any_counts, families=FAMILIES_APART),
-    grounds=simplified.one_element,
+    grounds=simplified.ordered,
 )
 def order_of_heads_and_keys_is_free(subject: Subject, case: KernelCase) -> bool:
     """Permuted heads give the permuted result, and permuted keys (with their mask columns) the same one."""

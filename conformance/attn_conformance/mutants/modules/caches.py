@@ -101,10 +101,10 @@ class LastCacheGoesOnWhereNoneIsGiven(Plain):
 
 @module_mutant(
     "empty-cache-taken-for-none",
-    requirement="CACHE-2",
+    requirement="CACHE-3",
     bug_class="CACHEUPD",
     seen_in=("https://github.com/microsoft/onnxruntime/issues/26262",),
-    also_fails={"CACHE-3": "nothing is ever stored", "CACHE-4": "the same"},
+    also_fails={"CACHE-2": "nothing is ever stored", "CACHE-4": "the same"},
 )
 class EmptyCacheTakenForNone(Plain):
     """An empty cache is false, and so it is taken for None and stays empty."""

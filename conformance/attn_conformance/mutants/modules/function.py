@@ -17,13 +17,12 @@ from attn_conformance.mutants.plain import attention, widen
 
 @module_mutant(
     "heads-merged-without-transpose-in-forward",
-    requirement="EQ-1",
+    requirement="EQ-4",
     bug_class="HEADS",
     seen_in=(
         "https://github.com/jsbaan/transformer-from-scratch/pull/6",
         "https://github.com/ajhalthor/Transformer-Neural-Network/pull/4",
     ),
-    also_fails={"EQ-2": "forward is one for both", "EQ-4": "qkv_attention is right"},
 )
 class HeadsMergedWithoutTransposeInForward(Plain):
     """Forward reads (B, H, T, D) as (B, T, H*D): heads and positions are mixed."""
