@@ -9,7 +9,7 @@ from attn_conformance.cases import KernelCase, Mask, ScriptCase, Step
 from attn_conformance.grounds import Ground
 from attn_conformance.simplified.masks import hidden
 from attn_conformance.simplified.numbers import plain
-from attn_conformance.simplified.smaller import SHORT, bare, repeated
+from attn_conformance.simplified.smaller import SHORT, bare, repeated, seeds
 
 LONGEST = 200
 """Most keys of a ground that has more queries than its case: work grows with both."""
@@ -26,7 +26,8 @@ def _causal(case: KernelCase) -> KernelCase:
 
 def future(case: KernelCase) -> Iterator[Ground]:
     """Causal self-attention of ordinary numbers: whether later keys count."""
-    yield Ground(_causal(case), ("CAUSAL-1",), "check")
+    for seed in seeds(case):  # each is about what lies behind another position
+        yield Ground(replace(_causal(case), seed=seed), ("CAUSAL-1",), "check")
 
 
 def uncaused(case: KernelCase) -> Iterator[Ground]:

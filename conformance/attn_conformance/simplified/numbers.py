@@ -19,8 +19,11 @@ LOW = ("negative", "deep")
 WORK = 2**15
 """Elements of an array from which on offsets of 16 bits wrap."""
 
-AROUND = 64
-"""Tile width whose residues a shorter case keeps: what goes wrong at every tile goes wrong there."""
+TILES = (32, 64)
+"""Tile widths whose residues shorter cases keep: what goes wrong at every tile goes wrong there."""
+
+BEYOND = 33
+"""Keys of which one is alone in the last tile of 8, 16 or 32."""
 
 EVEN = ("normal", "probe", "integers", "shifted", "even", "zero-keys", "tiny", "counted")
 """Families in which they never do."""
@@ -47,7 +50,7 @@ def steep(case: KernelCase, ramps: tuple[str, ...] = STEEP) -> Iterator[Ground]:
 
 def rising(case: KernelCase, judged_by: tuple[str, ...] = STEEP) -> Iterator[Ground]:
     """Few queries, and as many keys as show what goes on between tiles, of scores that rise along them."""
-    keys = _around(case.keys)
+    keys = _around(case.keys, max(TILES))
     queries = keys if case.queries == case.keys else min(case.queries, SHORT)
     yield Ground(replace(bare(case), values="growing", queries=queries, keys=keys), judged_by)
 
@@ -65,27 +68,27 @@ def ordinary(case: KernelCase) -> Iterator[Ground]:
     yield Ground(replace(small(bare(case)), values="normal"), _with_a_cache(case, SMALL))
 
 
-def _around(length: int) -> int:
-    """A length that is no longer than need be to have the same place in a tile."""
-    return length if length < 2 * AROUND else AROUND + length % AROUND
+def _around(length: int, tile: int) -> int:
+    """A length that is no longer than need be to have the same place in a tile beyond the first."""
+    return length if length < 2 * tile else tile + length % tile
 
 
-def _shorter(case: KernelCase) -> KernelCase:
+def _shorter(case: KernelCase) -> Iterator[KernelCase]:
     """The same without mask and causality, with no more queries and keys than have the same places in tiles."""
-    queries, keys = _around(case.queries), _around(case.keys)
-    if case.window == "cached":  # of which the queries are the last
-        queries = min(queries, keys)
-    return replace(bare(case), queries=queries, keys=keys)
+    for tile in TILES:
+        queries, keys = _around(case.queries, tile), _around(case.keys, tile)
+        if case.window == "cached":  # of which the queries are the last
+            queries = min(queries, keys)
+        yield replace(bare(case), queries=queries, keys=keys)
 
 
 def edges(case: KernelCase) -> Iterator[Ground]:
     """Keys of equal weight, at the same sizes, at shorter ones around the same edges, and one beyond an edge."""
     even = replace(bare(case), values="even")
     yield Ground(even, ("EQ-6",))
-    yield Ground(replace(_shorter(case), values="even"), ("EQ-6",))
-    beyond = 3 * AROUND // 2 + 1
-    queries = beyond if case.queries == case.keys else min(case.queries, SHORT)
-    yield Ground(replace(even, queries=queries, keys=beyond), ("EQ-6",))
+    yield from (Ground(replace(short, values="even"), ("EQ-6",)) for short in _shorter(case))
+    queries = BEYOND if case.queries == case.keys else min(case.queries, SHORT)
+    yield Ground(replace(even, queries=queries, keys=BEYOND), ("EQ-6",))
 
 
 def many_queries(case: KernelCase) -> Iterator[Ground]:
@@ -106,8 +109,8 @@ def work(case: KernelCase) -> Iterator[Ground]:
 def large(case: KernelCase) -> Iterator[Ground]:
     """Numbers in which each key shows, at sizes around edges, and with much work."""
     yield from edges(case)
-    short = _shorter(case)
-    yield from (Ground(replace(short, values=values), ("EQ-6",)) for values in ("counted", "probe", "normal"))
+    for short in _shorter(case):
+        yield from (Ground(replace(short, values=values), ("EQ-6",)) for values in ("probe", "normal"))
     yield from work(case)
 
 
