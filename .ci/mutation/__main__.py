@@ -5,10 +5,10 @@ python .ci/mutation OUT [FILE...] [--known FOLDER] [--jobs N] [--seconds 520] [-
 
 A file of `JUDGED` is part of what judges: its mutants are posed to the unit tests about it. One of `SUBJECTS` is a
 right implementation: the suite judges its mutants, and one lives if every row is what it is without the mutation.
-Without FILE, a part of a path, all of both are mutated, in this order. OUT gets a file of results for each call, 000.jsonl,
-001.jsonl and so on, and survivors.json: those that docs/selftest/mutation.toml does not explain. What any .jsonl file of
-OUT or of the FOLDERs holds is done; copying such files into one folder merges them. --again tries again what lived or
-took too long, --explained also what the table explains.
+Without FILE, a part of a path, all of both are mutated, in this order. OUT gets a file of results for each call,
+000.jsonl, 001.jsonl and so on, and survivors.json: those that docs/selftest/mutation.toml does not explain. What a
+.jsonl file of OUT or of a FOLDER holds is done; such files copied into one folder are merged. --again tries again what
+lived or took too long, --explained also what the table explains.
 
 Mutants are made by the operators of Cosmic Ray (pip install cosmic-ray), a selection of them, and by some of our own on
 top: its own arithmetic ones replace + by - and so on, but leave out no term, take no other branch, and change no number

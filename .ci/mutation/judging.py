@@ -95,10 +95,7 @@ def _child(file, known, log):
         os.dup2(target, 1)
         os.dup2(target, 2)
         sys.dont_write_bytecode = True
-        if file in SUBJECTS:
-            status = _posed(file, known)
-        else:
-            status = _tested(JUDGED[file], known)
+        status = _posed(file, known) if file in SUBJECTS else _tested(JUDGED[file], known)
         sys.stdout.flush()
     except BaseException as error:
         print("ERROR", type(error).__name__, error, flush=True)
