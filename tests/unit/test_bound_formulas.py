@@ -103,7 +103,7 @@ def test_where_scores_lose_all_digits_the_hull_of_the_visible_values_is_the_boun
 
 
 def test_weights_that_may_double_move_a_row_no_farther_than_its_values_lie():
-    # Errors of ln p near 1 and values far from 0 but near each other: sums' roundings are the most of the worst, and the
+    # Errors of ln p near 1, and values far from 0 but near each other: sums' roundings are most of the worst, and the
     # hull is below what deviations come to. Scores differ, so that weights do not round alike.
     scores = 80 + np.arange(64) / 200
     v = 100 + np.where(np.arange(64) % 2, 0.05, -0.05)
