@@ -370,8 +370,9 @@ def test_a_failure_in_other_words_keeps_what_it_knows():
 
 
 def test_the_answer_of_a_module_is_one_wide_head_of_all_rows():
-    problem = drawn_forward(2)
+    problem = drawn_forward(3)
     B, T, N = problem.x.shape
+    assert B != T
     for dtype in ("float64", "float32"):
         answer = ask_module(problem, dtype, "fused")
         assert answer.value.shape == answer.low.shape == answer.limit.shape == (B, 1, T, N)
