@@ -116,3 +116,8 @@ def explained():
     for entry in entries:
         entry["after"] = ["any"] if entry["after"] == "any" else entry["after"]
     return {(e["file"], e["before"], after): e["reason"] for e in entries for after in e["after"]}
+
+
+def is_explained(mutant, reasons):
+    """Whether one of these reasons, by file, before and after, is about this mutant."""
+    return any((mutant["file"], mutant["before"], after) in reasons for after in (mutant["after"], "any"))

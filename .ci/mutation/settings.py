@@ -10,9 +10,9 @@ REFERENCE, CONFORMANCE = "reference/attn_reference", "conformance/attn_conforman
 JUDGED = {
     f"{REFERENCE}/bound.py": (
         "bound_formulas",
+        "bound",
         "forward_formulas",
         "gradient_formulas",
-        "bound",
         "forward_bound",
     ),
     f"{REFERENCE}/forward_bound.py": (
@@ -36,16 +36,16 @@ JUDGED = {
     f"{REFERENCE}/forward_backward_bound.py": ("module_gradient_formulas", "forward_backward_bound"),
     f"{REFERENCE}/inexact_pairs.py": ("module_gradient_formulas", "forward_backward_bound"),
     f"{REFERENCE}/extended.py": ("extended", "backward", "forward_backward"),
-    f"{CONFORMANCE}/judge.py": ("judge", "gradient_failures", "runner"),
+    f"{CONFORMANCE}/judge.py": ("judge", "runner", "gradient_failures"),
     f"{CONFORMANCE}/judging.py": ("judging", "assumed", "runner", "isolation"),
-    f"{CONFORMANCE}/rows.py": ("rows", "runner", "assumed", "database"),
+    f"{CONFORMANCE}/rows.py": ("rows", "database", "assumed", "runner"),
     f"{CONFORMANCE}/exploration.py": ("exploration", "runner", "alarms", "isolation"),
     f"{CONFORMANCE}/bias.py": ("bias_formulas", "bias"),
     f"{CONFORMANCE}/gradients.py": ("gradient_limits", "gradients", "gradient_failures"),
     f"{CONFORMANCE}/expectations.py": ("expectations",),
-    f"{CONFORMANCE}/results.py": ("results", "expectations", "terminal", "cli"),
+    f"{CONFORMANCE}/results.py": ("results", "terminal", "expectations", "cli"),
 }
-"""What judges, and which files of tests/unit are about it."""
+"""What judges, and which files of tests/unit are about it, the likeliest and quickest to tell first."""
 
 SUBJECTS = {
     "examples/numpy_kernel.py": ("attention", "dv", ()),

@@ -266,7 +266,7 @@ def compare(got: Array, answer: Answer) -> Comparison:
         index = (b, h, int(answer.rows[r]), c)
         return Element(index, float(answer.value[at]), float(mine[at]), float(answer.limit[at]))
 
-    worst = int(np.argmax(np.where(off, ratio, -1.0)))
+    worst = int(np.argmax(ratio))  # above 1 where it is off, and nowhere else
     return Comparison(
         largest, wrong, int(off.size), element(np.flatnonzero(off.reshape(-1))[0]), element(worst)
     )

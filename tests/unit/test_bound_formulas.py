@@ -102,6 +102,16 @@ def test_where_scores_lose_all_digits_the_hull_of_the_visible_values_is_the_boun
     is_the_formula(problem, "bfloat16", "eager")
 
 
+def test_weights_that_may_double_move_a_row_no_farther_than_its_values_lie():
+    # Errors of ln p near 1, and values far from 0 but near each other: sums' roundings are most of the worst, and the
+    # hull is below what deviations come to. Scores differ, so that weights do not round alike.
+    scores = 80 + np.arange(64) / 200
+    v = 100 + np.where(np.arange(64) % 2, 0.05, -0.05)
+    problem = lower(np.ones((1, 1, 1, 1)), scores[None, None, :, None], v[None, None, :, None])
+    tops = is_the_formula(problem, "bfloat16", "eager")
+    assert 0.5 < tops.max() < 60
+
+
 @pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
 def test_keys_without_weight_are_terms_of_the_sums_all_the_same(dtype, arithmetic):
     rng = np.random.default_rng(0)

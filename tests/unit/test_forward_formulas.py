@@ -72,3 +72,17 @@ def test_rows_without_a_key_have_no_error_but_that_of_the_bias(dtype, arithmetic
     expected = is_the_formula(problem, dtype, arithmetic, "without a bias")
     assert (expected[:, 0] == 0).all()
     assert (forward_bound(problem, solve_forward(problem), dtype, arithmetic)[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
+def test_what_a_row_without_a_key_holds_changes_no_bound(dtype, arithmetic):
+    rng = np.random.default_rng(0)
+    params = {f"{name}.weight": rng.standard_normal((4, 4)) for name in ("query", "key", "value", "out")}
+    x, src = rng.standard_normal((1, 3, 4)), rng.standard_normal((1, 5, 4))
+    mask, found = np.arange(3)[:, None] > np.zeros(5), []
+    for number in (1.0, np.nan):
+        x[0, 0] = number
+        problem = lower_forward(params, x, src, n_head=2, mask=mask)
+        found.append(forward_bound(problem, solve_forward(problem), dtype, arithmetic))
+    assert np.isfinite(found[0]).all()
+    np.testing.assert_array_equal(*found)

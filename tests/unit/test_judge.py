@@ -66,6 +66,28 @@ def test_nan_where_a_number_is_due_fails_and_a_number_where_nan_is_due_fails():
     assert spurious.ratio == np.inf
 
 
+def test_a_ratio_is_of_what_is_missing_and_zero_where_nothing_is_or_anything_goes():
+    answer = answer_of([1.0, 2.0], 1.0)
+    for low in (0.25, -0.25):
+        assert compare(answer.value, replace(answer, low=np.full_like(answer.low, low))).ratio == 0.25
+    for limit in (0.0, 1.0, np.inf):
+        assert compare(answer.value, answer_of([1.0, 2.0], limit)).ratio == 0
+    assert compare(np.full_like(answer.value, np.inf), answer_of([1.0, 2.0], np.inf)).ratio == 0
+
+
+def test_what_differs_by_ten_bounds_matters_no_more_than_less():
+    answer = answer_of([1.0, 2.0], 0.5)
+    assert not differs(answer, answer_of([6.0, 2.0], 0.5))
+    assert differs(answer, answer_of([6.5, 2.0], 0.5))
+
+
+def test_without_other_claims_there_are_none_for_parts_and_second_runs():
+    answer = answer_of([1.0, 2.0], 0.5)
+    for other in (answer.part(np.array([0]), 0), answer.doubled(answer.value)):
+        assert other.under is None
+        assert other.low.shape == other.value.shape
+
+
 @pytest.mark.parametrize("got", [np.inf, -np.inf])
 def test_infinity_fails_where_the_value_fits(got):
     comparison = compare(np.array([got]).reshape(1, 1, 1, 1), answer_of([1.0], 0.5))
@@ -348,8 +370,9 @@ def test_a_failure_in_other_words_keeps_what_it_knows():
 
 
 def test_the_answer_of_a_module_is_one_wide_head_of_all_rows():
-    problem = drawn_forward(2)
+    problem = drawn_forward(3)
     B, T, N = problem.x.shape
+    assert B != T
     for dtype in ("float64", "float32"):
         answer = ask_module(problem, dtype, "fused")
         assert answer.value.shape == answer.low.shape == answer.limit.shape == (B, 1, T, N)

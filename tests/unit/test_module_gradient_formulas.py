@@ -85,3 +85,18 @@ def test_the_smallest_normal_number_is_not_flushed(dtype):
         got = forward_backward_bound(problem, backward, dtype, "fused")
         for name, bound in module_formula(problem, backward, dtype, "fused").items():
             np.testing.assert_allclose(got[name], bound, rtol=1e-9, atol=0, err_msg=f"{name} of {size}")
+
+
+@pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
+def test_what_a_query_without_a_key_holds_changes_no_bound(dtype, arithmetic):
+    rng = np.random.default_rng(0)
+    params = {f"{name}.weight": rng.standard_normal((4, 4)) for name in ("query", "key", "value", "out")}
+    x, src, dy = (rng.standard_normal((1, n, 4)) for n in (3, 5, 3))
+    mask, found = np.arange(3)[:, None] > np.zeros(5), []
+    for number in (1.0, np.nan):
+        x[0, 0] = number
+        problem = lower_forward(params, x, src, n_head=2, mask=mask)
+        found.append(forward_backward_bound(problem, solve_forward_backward(problem, dy), dtype, arithmetic))
+    for name, bound in found[0].items():
+        assert np.isfinite(bound).all()
+        np.testing.assert_array_equal(found[1][name], bound, err_msg=name)
