@@ -251,6 +251,10 @@ def test_checks_that_alone_reject_some_mutant_are_told_from_others(monkeypatch: 
     assert who.spread == {"0": 1, "1-3": 1, "more": 1}
     assert who.share == 1 / len(judging())
     assert who.others[both[0]] is None
+    assert not who.ok
+    shown = dict.fromkeys(judging(), ("a",))
+    assert attribution.Attribution({}, shown).ok
+    assert not attribution.Attribution({}, {**shown, alone: ()}).ok  # nothing is said for it
     monkeypatch.setitem(attribution.ARGUED, both[0], "it says <why>")
     data = json.loads(json.dumps(found.to_json()))
     assert data["attribution"]["only_killers"] == {alone: ["a"]}

@@ -55,7 +55,8 @@ def command(options: argparse.Namespace, console: Console, errors: Console) -> i
         put(options.json, written(result))
     if options.html is not None:
         put(options.html, page(result, {name: mutant.lie for name, mutant in mutants().items()}))
-    return 0 if result.ok else 1
+    who = None if options.only else result.attribution  # of some mutants it says nothing
+    return 0 if result.ok and (who is None or who.ok) else 1
 
 
 def written(result: Kills) -> str:

@@ -18,14 +18,6 @@ LEAST_SHARE = 0.8
 """Share of the checks of which each has to be the only killer of some mutant: the others have to be argued for."""
 
 ARGUED: dict[str, str] = {
-    "CAUSAL-1:the_future_changes_nothing": "It shows a leak by two results of the implementation itself. Any leak is "
-    "out of CAUSAL-2's bound, too, in float64 at the latest, where nothing says that it is the future that counts.",
-    "MASK-3:every_plane_is_its_own": "It judges planes of batch elements and heads apart from everything else. PURE-3, "
-    "PURE-4 and PURE-6 permute and repeat calls with such masks, and so notice planes that are mixed up, too.",
-    "MASK-7:neutral_masks_change_nothing": "It alone draws masks with one constant for each row, and holds a mask that "
-    "hides nothing against none. Elsewhere such a mask is drawn by chance, where there are few keys.",
-    "NUM-2:large_logits_do_not_overflow": "It alone draws logits up to the limit of the dtype. Kernels that overflow "
-    "there were also wrong under the masks of MASK-6, whose keys are large as well.",
     "OUT-3:weights_are_cast_to_the_dtype_of_x": "It poses every pair of dtypes of weights and x. PURE-6 asks one "
     "module in several dtypes in turn, and so notices one that does not cast, too.",
     "OUT-6:no_keys_never_give_nan": "It is the must in OUT-4, a should, which asks more of the same cases: who is "
@@ -88,6 +80,11 @@ class Attribution:
     def others(self) -> dict[str, str | None]:
         """The checks that are not, with what is said for them; None where nothing is."""
         return {name: ARGUED.get(name) for name, mutants in self.only.items() if not mutants}
+
+    @property
+    def ok(self) -> bool:
+        """Whether, of all mutants, enough checks are the only killer of some, and something is said for the others."""
+        return self.share >= LEAST_SHARE and None not in self.others.values()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
