@@ -724,5 +724,6 @@ def test_kernels_have_plain_names_unless_these_would_not_tell_them_apart() -> No
     ):
         assert plain([name, name]) == (said,)
     other = FLASH.replace("64, 128", "96, 128")
+    assert apart([FLASH], [FLASH]) == (("flash_fwd_kernel",), ("flash_fwd_kernel",))
     assert apart([FLASH], [other]) == ((FLASH,), (other,))
     assert apart([FLASH], [cudnn]) == (("flash_fwd_kernel",), ("cudnn_sdpa_sm90_flash_fprop_wgmma_f16",))

@@ -45,9 +45,9 @@ def _plain(name: str) -> str:
 
 
 def apart(one: Sequence[str], other: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Plain names of both, if those tell one from the other; else as they are, where sizes of tiles may differ."""
+    """Plain names of both, unless they differ in what these leave out, such as sizes of tiles: then as they are."""
     ours, theirs = plain(one), plain(other)
-    return (tuple(one), tuple(other)) if ours == theirs else (ours, theirs)
+    return (tuple(one), tuple(other)) if ours == theirs and tuple(one) != tuple(other) else (ours, theirs)
 
 
 def kernels(border: str, device: str, call: Callable[[], Any]) -> tuple[str, ...]:

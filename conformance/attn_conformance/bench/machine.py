@@ -145,13 +145,20 @@ def _cuda_seconds(call: Callable[[], Any]) -> float:
     return median(reading.seconds for reading in clock.read()[3:])
 
 
-def match(a: Fingerprint, b: Fingerprint) -> str | None:
-    """Why times on two machines do not allow a comparison, None if they do."""
+def unlike(a: Fingerprint, b: Fingerprint) -> str | None:
+    """What two machines differ in by name or version, None if in nothing."""
     if a.get("device") != b.get("device"):
         return f"the device differs: {a.get('device')} and {b.get('device')}"
     for key, name in NAMED.items():
         if a.get(key) != b.get(key):
             return f"the {name} differs: {a.get(key)} and {b.get(key)}"
+    return None
+
+
+def match(a: Fingerprint, b: Fingerprint) -> str | None:
+    """Why times on two machines do not allow a comparison, None if they do."""
+    if (difference := unlike(a, b)) is not None:
+        return difference
     ours, theirs = (_flat(machine.get("ceilings", {})) for machine in (a, b))
     for key in sorted(ours.keys() | theirs.keys()):
         one, other = ours.get(key), theirs.get(key)

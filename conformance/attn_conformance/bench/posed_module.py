@@ -189,9 +189,9 @@ class PosedModule(Posed[ModuleSubject]):
         arithmetic = self.subject.claims.arithmetic
         inputs = {"x": x, **self.params}
         asked = ask_gradients(problem, dout.astype(np.float64), inputs, w.dtype, arithmetic)
-        all_ = {name: self.result(sample, name) for name in sample.results}
-        found = all_ if whole else self._alone(x, dout)
-        found["x"] = shaped(all_["x"], (w.B, w.T, w.H * w.D))[part]
+        found = {} if whole else self._alone(x, dout)
+        found |= {name: self.result(sample, name) for name in (sample.results if whole else ("x",))}
+        found["x"] = shaped(found["x"], (w.B, w.T, w.H * w.D))[part]
         largest = 0.0
         for name, gradient in asked.items():
             if name not in found:

@@ -20,7 +20,7 @@ from attn_conformance.bench.gate import (
     typical,
 )
 from attn_conformance.bench.history import Change, Series, histories, ordered
-from attn_conformance.bench.kernels import plain
+from attn_conformance.bench.kernels import apart, plain
 from attn_conformance.bench.machine import match, shares
 from attn_conformance.bench.results import Benchmark, Benchmarks, Measurement
 from attn_conformance.bench.workloads import Workload
@@ -100,7 +100,8 @@ class Row:
     @property
     def kernels(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """What ran, and of whom: of nobody in particular, if there is but one or both ran the same."""
-        found = tuple((role, plain(one.kernels)) for role, one in self.measurements)
+        roles, ran = zip(*((role, one.kernels) for role, one in self.measurements), strict=True)
+        found = tuple(zip(roles, apart(*ran) if len(ran) > 1 else map(plain, ran), strict=True))
         if len({kernels for _, kernels in found}) == 1:
             found = (("", found[0][1]),)
         return tuple((role, kernels) for role, kernels in found if kernels)

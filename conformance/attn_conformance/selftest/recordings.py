@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from attn_conformance.bench.clocks import Clock, clock_for, quiet
-from attn_conformance.bench.machine import NAMED, fingerprint
+from attn_conformance.bench.machine import fingerprint, unlike
 from attn_conformance.bench.pairs import Progress as Told
 from attn_conformance.bench.pairs import Side, compare, play
 from attn_conformance.bench.rule import Decision, Rule
@@ -130,17 +130,15 @@ def _begin(folder: Path, plan: Plan) -> None:
     """
     head, here = folder / HEAD, folder / "machine.tmp"
     asked = {name: value for name, value in asdict(plan).items() if name != "processes"}
+    found = json.loads(head.read_text(encoding="utf-8")) if head.exists() else None
+    if found is not None and found["plan"] != asked:
+        raise ValueError(f"{folder} holds a recording of another plan: {found['plan']}")
     _alone(_described, str(here), plan.device)
     machine = json.loads(here.read_text(encoding="utf-8"))
     here.unlink()
-    if head.exists():
-        found = json.loads(head.read_text(encoding="utf-8"))
-        if found["plan"] != asked:
-            raise ValueError(f"{folder} holds a recording of another plan: {found['plan']}")
-        if other := [name for key, name in NAMED.items() if found["machine"].get(key) != machine.get(key)]:
-            raise ValueError(
-                f"{folder} holds a recording of another machine: the {', the '.join(other)} differs"
-            )
+    if found is not None:
+        if (difference := unlike(found["machine"], machine)) is not None:
+            raise ValueError(f"{folder} holds a recording of another machine: {difference}")
         return
     data = {
         "recording": SCHEMA,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from attn_conformance.cases import KernelCase, Mask, ScriptCase, Step
+from attn_conformance.cases import KernelCase, Mask, ScriptCase
 from attn_conformance.grounds import Ground
 from attn_conformance.simplified.masks import hidden
 from attn_conformance.simplified.numbers import plain
-from attn_conformance.simplified.smaller import SHORT, bare, repeated, seeds
+from attn_conformance.simplified.smaller import SHORT, bare, in_chunks, repeated, seeds
 
 LONGEST = 200
 """Most keys of a ground that has more queries than its case: work grows with both."""
@@ -49,11 +49,8 @@ def square(case: KernelCase) -> Iterator[Ground]:
             equal = replace(case, queries=length, keys=length)
             yield Ground(equal, ("CAUSAL-1", "CAUSAL-2", "CACHE-1", "CACHE-2"))
     if case.window == "cached":
-        lengths = (case.keys - case.queries, case.queries)
         yield Ground(anchored(case), ("CAUSAL-3",))
-        steps = tuple(Step("self", length=length) for length in lengths if length)
-        script = ScriptCase(case.batch, case.heads, 8, case.dtype, True, steps=steps, seed=case.seed)
-        yield Ground(script, ("CACHE-2",))
+        yield Ground(in_chunks(case), ("CACHE-2",))
 
 
 def anchored(case: KernelCase | ScriptCase) -> KernelCase:

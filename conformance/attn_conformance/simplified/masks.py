@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from attn_conformance.cases import KernelCase, ScriptCase, Step
+from attn_conformance.cases import KernelCase
 from attn_conformance.grounds import Ground
 from attn_conformance.simplified.judges import MASKED
 from attn_conformance.simplified.numbers import edges, many_queries, ordinary, plain, together
-from attn_conformance.simplified.smaller import SHORT, bare, repeated, seeds, small
+from attn_conformance.simplified.smaller import SHORT, bare, in_chunks, repeated, seeds, small
 
 
 def masked(case: KernelCase, judged_by: tuple[str, ...] = MASKED, **changes: Any) -> Ground:
@@ -120,7 +120,7 @@ def squarely_masked(case: KernelCase) -> Iterator[Ground]:
     yield masked(square, planes="same", structure="random")
     yield masked(square, ("MASK-3",), planes="each", structure="random")
     if case.window == "cached":
-        yield from masked_sequence(case)
+        yield Ground(in_chunks(case), ("CACHE-2",))  # where the order of keys counts as it does under a mask
         yield masked(replace(case, queries=SHORT, keys=2 * SHORT), ("CACHE-6",), structure="random")
     yield from hidden(square)
 
@@ -133,12 +133,4 @@ def mask_in_one_call(case: KernelCase) -> Iterator[Ground]:
     yield masked(alone, planes="same", structure="random")
     yield masked(alone, ("MASK-3",), planes="each")
     yield from hidden(alone)
-    yield from masked_sequence(case)
-
-
-def masked_sequence(case: KernelCase) -> Iterator[Ground]:
-    """Of a mask with a cache: causal chunks, in which the order of keys counts as it does under a mask."""
-    lengths = (case.keys - case.queries, case.queries)
-    steps = tuple(Step("self", length=length) for length in lengths if length)
-    script = ScriptCase(case.batch, case.heads, 8, case.dtype, True, steps=steps, seed=case.seed)
-    yield Ground(script, ("CACHE-2",))
+    yield Ground(in_chunks(case), ("CACHE-2",))

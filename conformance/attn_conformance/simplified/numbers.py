@@ -8,7 +8,7 @@ from dataclasses import replace
 from attn_conformance.cases import KernelCase
 from attn_conformance.grounds import Ground
 from attn_conformance.simplified.judges import CACHED, ONE_HEAD, PLAIN, SMALL, STEEP
-from attn_conformance.simplified.smaller import SHORT, bare, repeated, seeds, small
+from attn_conformance.simplified.smaller import SHORT, bare, few, one, repeated, seeds, small
 
 RAMPS = ("growing", "falling")
 """Families in which scores lie further apart than exp reaches, along the keys."""
@@ -36,16 +36,14 @@ def _with_a_cache(case: KernelCase, judged_by: tuple[str, ...]) -> tuple[str, ..
 def one_head(case: KernelCase) -> Iterator[Ground]:
     """A single head of eight features, few queries and keys, with ordinary numbers, and with keys of zeros."""
     judged_by = _with_a_cache(case, ONE_HEAD)
-    plain = replace(small(bare(case)), values="normal", heads=1, kv_heads=1, head_size=8, value_size=8)
-    yield Ground(plain, judged_by)
-    yield Ground(replace(plain, values="zero-keys"), judged_by)
+    yield Ground(one(case), judged_by)
+    yield Ground(replace(one(case), values="zero-keys"), judged_by)
 
 
 def steep(case: KernelCase, ramps: tuple[str, ...] = STEEP) -> Iterator[Ground]:
     """Few queries and keys, with scores that all lie far above zero, far apart along the keys, and far below zero."""
-    few = small(bare(case))
-    yield Ground(replace(few, values="lifted"), ("NUM-2",))
-    yield from (Ground(replace(few, values=values), ramps) for values in (*RAMPS, *LOW))
+    yield Ground(replace(few(case), values="lifted"), ("NUM-2",))
+    yield from (Ground(replace(few(case), values=values), ramps) for values in (*RAMPS, *LOW))
 
 
 def rising(case: KernelCase, judged_by: tuple[str, ...] = STEEP) -> Iterator[Ground]:
@@ -65,7 +63,7 @@ def together(case: KernelCase) -> Iterator[Ground]:
 def ordinary(case: KernelCase) -> Iterator[Ground]:
     """Ordinary numbers, few queries and keys, in as many heads of the same size."""
     yield from one_head(case)
-    yield Ground(replace(small(bare(case)), values="normal"), _with_a_cache(case, SMALL))
+    yield Ground(few(case), _with_a_cache(case, SMALL))
 
 
 def _around(length: int, tile: int) -> int:
@@ -126,7 +124,7 @@ def plain(case: KernelCase) -> Iterator[Ground]:
     without = bare(case)
     judged_by = _with_a_cache(case, PLAIN)
     yield from one_head(case)
-    yield Ground(replace(small(without), values="normal"), judged_by)
+    yield Ground(few(case), judged_by)
     yield from steep(case)
     yield from together(case)
     yield Ground(without, judged_by if case.values in EVEN else (*judged_by, *STEEP))
@@ -157,8 +155,8 @@ def huge(case: KernelCase) -> Iterator[Ground]:
 def single(case: KernelCase) -> Iterator[Ground]:
     """Of one head: the same call twice, a batch of one; elements that meet; and scores far apart."""
     yield from repeated(case)
-    few = replace(small(bare(case)), batch=1)
-    yield from (Ground(replace(few, values=values), ("EQ-3",)) for values in ("normal", "zero-keys"))
+    alone = replace(few(case), batch=1)
+    yield from (Ground(replace(alone, values=values), ("EQ-3",)) for values in ("normal", "zero-keys"))
     if case.batch > 1:
         yield Ground(case, ("PURE-3",), "check")
     yield from steep(case)
@@ -167,11 +165,11 @@ def single(case: KernelCase) -> Iterator[Ground]:
 def heads(case: KernelCase) -> Iterator[Ground]:
     """Of several heads: a single one; through forward, qkv_attention; few queries and keys; scores far apart; work."""
     yield from one_head(case)
-    few = replace(small(bare(case)), values="normal")
+    usual = few(case)
     if case.window in ("self", "cross"):
-        yield Ground(replace(few, window="qkv"), ("EQ-5",))
-        yield Ground(few, ("EQ-1", "EQ-2", "EQ-4"))
-    yield Ground(few, ("EQ-5",))
+        yield Ground(replace(usual, window="qkv"), ("EQ-5",))
+        yield Ground(usual, ("EQ-1", "EQ-2", "EQ-4"))
+    yield Ground(usual, ("EQ-5",))
     yield from together(case)
     yield from steep(case)
     yield from large(case)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from attn_conformance.cases import ForwardCase, KernelCase
+from attn_conformance.cases import ForwardCase, KernelCase, ScriptCase, Step
 from attn_conformance.grounds import Ground
 
 SHORT = 7
@@ -26,6 +26,22 @@ def small(case: KernelCase) -> KernelCase:
     if queries == keys and case.queries != case.keys:
         queries, keys = (SHORT - 2, SHORT) if case.queries < case.keys else (SHORT, SHORT - 2)
     return replace(case, queries=queries, keys=keys)
+
+
+def few(case: KernelCase) -> KernelCase:
+    """The same heads over few queries and keys, with ordinary numbers and nothing else about it."""
+    return replace(small(bare(case)), values="normal")
+
+
+def one(case: KernelCase) -> KernelCase:
+    """A single head of eight features, over few queries and keys, with ordinary numbers."""
+    return replace(few(case), heads=1, kv_heads=1, head_size=8, value_size=8)
+
+
+def in_chunks(case: KernelCase) -> ScriptCase:
+    """Of a call with a cache: as many tokens in causal chunks on one."""
+    steps = tuple(Step("self", length=n) for n in (case.keys - case.queries, case.queries) if n)
+    return ScriptCase(case.batch, case.heads, 8, case.dtype, True, steps=steps, seed=case.seed)
 
 
 def seeds(case: KernelCase) -> tuple[int, int, int]:
