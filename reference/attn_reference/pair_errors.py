@@ -141,7 +141,7 @@ def pair_errors(
 
     overflow = size.largest_terms + size.d_terms > largest("float64" if dtype == "float64" else "float32")
     if r.up:
-        overflow = overflow | (size.ds + worst.ds + size.p * worst.D > largest(dtype))
+        overflow = overflow | (size.ds + worst.ds + worst.top + size.p * worst.D > largest(dtype))
     # Where dp is stored, one that overflows makes NaN of D, and so of its whole row, hidden keys included.
     nan = bool(r.us) & (size.largest_terms + size.D > largest(dtype))
     random = 2 * CHANCE**2 * (r.up**2 + r.us**2) + (ROUNDING * r.eps_exp) ** 2

@@ -135,7 +135,7 @@ class Pairs:
         lost = self.largest_terms + self.d_terms > accumulators
         lost = lost | (most.max(3, keepdims=True) >= 60)
         if r.up:
-            lost = lost | (self.ds + self.worst.ds + p * self.worst.D > stored)
+            lost = lost | (self.ds + self.worst.ds + self.worst.top + p * self.worst.D > stored)
         self.lost = see & lost | (r.us > 0) & (self.largest_terms + self.D > stored)
 
     def of_one(self, y):
