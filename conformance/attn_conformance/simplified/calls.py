@@ -47,7 +47,14 @@ def offered(case: KernelCase) -> Iterator[Ground]:
 
 
 def alone(case: KernelCase) -> Iterator[Ground]:
-    """The same call with nothing before it: twice, without mask and causality, and with each of them."""
+    """The same call with nothing before it: twice, without mask and causality, and with each of them.
+
+    No checks, of which each makes several calls: what one leaves behind may be all that is wrong with the next.
+    """
+    yield from (ground for ground in _alone(case) if ground.asked != "check")
+
+
+def _alone(case: KernelCase) -> Iterator[Ground]:
     yield from repeated(case)
     yield from plain(case)
     if case.causal:
@@ -56,7 +63,7 @@ def alone(case: KernelCase) -> Iterator[Ground]:
         yield masked(enough(case), planes="same", structure="random")
         yield from planes_apart(case)
         yield from hidden(case)
-    yield Ground(replace(case, before=()), ANY)
+    yield Ground(replace(case, before=()), (*ANY, "PURE-3"))
 
 
 def result(case: KernelCase | ForwardCase) -> Iterator[Ground]:
