@@ -21,11 +21,11 @@ from attn_conformance.bench import run as runs
 from attn_conformance.bench.clocks import Clock, CudaClock, HostClock, Reading, clock_for
 from attn_conformance.bench.grids import grid, missing
 from attn_conformance.bench.inputs import pool
-from attn_conformance.bench.kernels import apart, plain
+from attn_conformance.bench.kernels import apart, families, plain
 from attn_conformance.bench.pairs import spread
 from attn_conformance.bench.posed import pose
 from attn_conformance.bench.results import Benchmark, Benchmarks, LeftOut, Measurement
-from attn_conformance.bench.rule import Decision
+from attn_conformance.bench.rule import Decision, Rule
 from attn_conformance.bench.run import CANARY, run
 from attn_conformance.bench.verdict import closing
 from attn_conformance.bench.workloads import CACHED, WORKS, Workload
@@ -64,6 +64,10 @@ short = partial(right, cost=100_000)
 
 def noisy(q, k, v, mask=None, is_causal=False):
     return right(q, k, v, mask, is_causal, cost=1_000_000 * np.exp(metered.rng.normal(0, 0.3)))
+
+
+def noisy_and_slow(q, k, v, mask=None, is_causal=False):
+    return right(q, k, v, mask, is_causal, cost=3_000_000 * np.exp(metered.rng.normal(0, 0.2)))
 
 
 def copied(q, k, v, mask=None, is_causal=False):
@@ -218,6 +222,35 @@ def test_noise_is_no_pass_even_where_the_median_is_equal(posers: Posers) -> None
     assert decision.rounds == 320
     assert not closing(result).ok
     assert "quieter machine" in closing(result).sentence
+
+
+def test_noise_hides_nothing_that_is_much_larger(posers: Posers) -> None:
+    decision = one(posers.run("noisy_and_slow", "base")).decision
+    assert decision is not None
+    assert decision.noise > Rule().noise
+    assert decision.verdict == "regressed"
+
+
+def test_a_bound_that_noise_may_reach_is_no_verdict() -> None:
+    rule = Rule()
+    assert rule.verdict(0.05, 0.07, noise=0.05) == "regressed"
+    assert rule.verdict(0.05, 0.07, noise=0.051) == "inconclusive"
+    assert rule.verdict(0.08, 0.1, noise=0.051) == "regressed"
+    assert rule.verdict(-0.01, 0.01, noise=0.05) == "fine"
+    assert rule.verdict(-0.01, 0.01, noise=0.051) == "inconclusive"
+    assert rule.verdict(-0.03, -0.01, noise=0.051) == "fine"
+
+
+def test_what_is_probably_slower_is_looked_at_again() -> None:
+    rule = Rule()
+    early = [1.0, *np.linspace(1.005, 1.04, 11)]
+    assert rule.decide([1.0] * 12, early) is None
+    last = replace(rule, looks=(12,)).decide([1.0] * 12, early)
+    assert last is not None
+    assert last.verdict == "fine"
+    decision = rule.decide([1.0] * 40, [*early, *np.linspace(1.03, 1.05, 28)])
+    assert decision is not None
+    assert decision.verdict == "regressed"
 
 
 def test_a_base_that_is_not_equal_to_itself_discounts_every_decision(posers: Posers) -> None:
@@ -727,3 +760,12 @@ def test_kernels_have_plain_names_unless_these_would_not_tell_them_apart() -> No
     assert apart([FLASH], [FLASH]) == (("flash_fwd_kernel",), ("flash_fwd_kernel",))
     assert apart([FLASH], [other]) == ((FLASH,), (other,))
     assert apart([FLASH], [cudnn]) == (("flash_fwd_kernel",), ("cudnn_sdpa_sm90_flash_fprop_wgmma_f16",))
+
+
+def test_kernels_of_one_family_differ_in_tiles_alone() -> None:
+    nvjet = "nvjet_sm90_tst_256x144_64x4_2x1_v_bz_coopA_TNT"
+    assert families([FLASH, nvjet]) == {"flash_fwd_kernel", "nvjet_sm90_tst"}
+    assert families([nvjet.replace("256x144", "64x8")]) == families([nvjet])
+    assert families(["fmha_cutlassF_bf16_aligned_64x128_rf_sm80"]) != families(
+        ["cutlass_80_tensorop_bf16_s16816gemm_64x128"]
+    )

@@ -44,6 +44,11 @@ def _plain(name: str) -> str:
     return name
 
 
+def families(names: Iterable[str]) -> frozenset[str]:
+    """Plain names without the sizes of tiles: libraries of matrix products choose these anew for every call."""
+    return frozenset(re.sub(r"_\d+x\d+.*", "", name) for name in plain(names))
+
+
 def apart(one: Sequence[str], other: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Plain names of both, unless they differ in what these leave out, such as sizes of tiles: then as they are."""
     ours, theirs = plain(one), plain(other)

@@ -18,7 +18,7 @@ import numpy as np
 
 from attn_conformance import memory
 from attn_conformance.bench.clocks import OTHERS, UNSEEN, Clock, HostClock, Reading
-from attn_conformance.bench.kernels import kernels
+from attn_conformance.bench.kernels import families, kernels, plain
 from attn_conformance.bench.posed import Posed, Sample, pose
 from attn_conformance.bench.results import Measurement
 from attn_conformance.bench.rule import Decision, Rule, median_bounds
@@ -132,8 +132,9 @@ class Side:
         except Failed as failed:
             return replace(result, problem=str(failed))
         problem = None
-        if after != self.kernels:
-            problem = f"other kernels ran in the end than in the beginning: {', '.join(after)}"
+        if families(after) != families(self.kernels):
+            then, now = (", ".join(plain(names)) for names in (self.kernels, after))
+            problem = f"other kernels ran in the end than in the beginning: {now}, not {then}"
         elif clock.name == "thread" and self.others > OTHERS:
             problem = (
                 f"other threads did {self.others:.0%} of its work, which the thread's clock does not see"

@@ -36,10 +36,11 @@ class Rule:
     """Three verdicts, and the error that each may have.
 
     regressed: with confidence the candidate takes more than 1 + margin of the base's time; fine: with confidence less
-    than 1 + delta. alpha: the chance that all looks together give a wrong bound, on either side. noise: above this
-    standard deviation of a pair's log ratio no verdict is given. bias: by how much the log ratio of two copies of one
-    code may be off as long as a process lasts, by nothing but where their memory lies; more rounds do not lessen it, so
-    bounds are wider by it. 0.53 % was the most in 138 processes. inconclusive is never a pass.
+    than 1 + delta, but as long as the median is above 1 + margin, that is no reason to stop before the last look.
+    alpha: the chance that all looks together give a wrong bound, on either side. noise: above this standard deviation
+    of a pair's log ratio a bound has to be farther off by as much as the pairs scatter. bias: by how much the log ratio
+    of two copies of one code may be off as long as a process lasts, by nothing but where their memory lies; more rounds
+    do not lessen it, so bounds are wider by it. 0.53 % was the most in 138 processes. inconclusive is never a pass.
     """
 
     margin: float = 0.02
@@ -69,15 +70,17 @@ class Rule:
         low, high = median_bounds(logs, self.alpha / (len(self.looks) * benchmarks))
         low, high, noise = low - self.bias, high + self.bias, robust_sigma(logs)
         verdict = self.verdict(low, high, noise)
-        if verdict == "inconclusive" and n != self.looks[-1]:
+        open_still = verdict == "inconclusive" or (verdict == "fine" and median(logs) > log1p(self.margin))
+        if open_still and n != self.looks[-1]:
             return None
         return Decision(verdict, exp(median(logs)), exp(low), exp(high), noise, n)
 
     def verdict(self, low: float, high: float, noise: float) -> Verdict:
         """What bounds of the log ratio and its noise say."""
-        if noise <= self.noise and low > log1p(self.margin):
+        apart = noise if noise > self.noise else 0.0
+        if low - apart > log1p(self.margin):
             return "regressed"
-        if noise <= self.noise and high < log1p(self.delta):
+        if high + apart < log1p(self.delta):
             return "fine"
         return "inconclusive"
 

@@ -19,6 +19,7 @@ from attn_conformance.bench.clocks import Clock, clock_for, quiet
 from attn_conformance.bench.contenders import Contender, Here
 from attn_conformance.bench.contenders import version_of as version_of  # where others look for it
 from attn_conformance.bench.grids import grid
+from attn_conformance.bench.kernels import families
 from attn_conformance.bench.pairs import Progress, Side, compare, measure
 from attn_conformance.bench.results import Benchmark, Benchmarks, LeftOut, Measurement
 from attn_conformance.bench.rule import Decision, Rule
@@ -180,7 +181,8 @@ class Posing:
         slowed = self.new.throttled()
         candidate, base = made.measured(clock), against.measured(clock)
         problem = _blamed(candidate, base)
-        if problem is None and candidate.target == base.target and candidate.kernels != base.kernels:
+        same = candidate.target == base.target
+        if problem is None and same and families(candidate.kernels) != families(base.kernels):
             problem = f"the same code ran other kernels: {_names(candidate)}, beside {_names(base)}"
         return Benchmark(
             self.workload, clock.name, candidate, base, None if problem else decision, problem, slowed
