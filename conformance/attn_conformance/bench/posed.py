@@ -25,7 +25,7 @@ from attn_conformance.subject import Subject, blaming
 S = TypeVar("S", bound=Subject)
 
 PLACES_JUDGED = 2
-"""Heads, or batch elements of a module, of a result that are judged."""
+"""Heads of a result that are judged."""
 
 ROWS_JUDGED = 6
 """Of each, the first and the last among them: the ends of a causal triangle."""
