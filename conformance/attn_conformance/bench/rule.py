@@ -36,11 +36,12 @@ class Rule:
     """Three verdicts, and the error that each may have.
 
     regressed: with confidence the candidate takes more than 1 + margin of the base's time; fine: with confidence less
-    than 1 + delta, but as long as the median is above 1 + margin, that is no reason to stop before the last look.
-    alpha: the chance that all looks together give a wrong bound, on either side. noise: above this standard deviation
-    of a pair's log ratio a bound has to be farther off by as much as the pairs scatter. bias: by how much the log ratio
-    of two copies of one code may be off as long as a process lasts, by nothing but where their memory lies; more rounds
-    do not lessen it, so bounds are wider by it. 0.53 % was the most in 138 processes. inconclusive is never a pass.
+    than 1 + delta. alpha: the chance that all looks together give a wrong bound, on either side. noise: above this
+    standard deviation of a pair's log ratio a bound has to be farther off by as much as the pairs scatter. bias: by how
+    much the log ratio of two copies of one code may be off as long as a process lasts, by nothing but where their
+    memory lies; more rounds do not lessen it, so bounds are wider by it. 0.80 % was the most in 600 processes. patient:
+    what is fine, but with a median above 1 + margin, is looked at again as long as it can be. inconclusive is never a
+    pass.
     """
 
     margin: float = 0.02
@@ -49,6 +50,7 @@ class Rule:
     looks: tuple[int, ...] = (12, 20, 40, 80, 160, 320)
     noise: float = 0.05
     bias: float = 0.005
+    patient: bool = True
 
     def decide(
         self, base: Sequence[float], candidate: Sequence[float], benchmarks: int = 1
@@ -70,8 +72,8 @@ class Rule:
         low, high = median_bounds(logs, self.alpha / (len(self.looks) * benchmarks))
         low, high, noise = low - self.bias, high + self.bias, robust_sigma(logs)
         verdict = self.verdict(low, high, noise)
-        open_still = verdict == "inconclusive" or (verdict == "fine" and median(logs) > log1p(self.margin))
-        if open_still and n != self.looks[-1]:
+        hasty = self.patient and verdict == "fine" and median(logs) > log1p(self.margin)
+        if (verdict == "inconclusive" or hasty) and n != self.looks[-1]:
             return None
         return Decision(verdict, exp(median(logs)), exp(low), exp(high), noise, n)
 

@@ -51,6 +51,7 @@ def _section(summary: Summary) -> str:
     looks = ", ".join(map(str, about["rule"]["looks"]))
     rule, plan = about["rule"], about["plan"]
     ceilings = json.dumps(_rounded(machine["ceilings"]))
+    seen = "looked at again" if rule.get("patient") else "believed at once"
     return f"""\
 ## {device}
 
@@ -58,9 +59,9 @@ def _section(summary: Summary) -> str:
 
 Load average {middle:.1f} ({low:.1f} to {high:.1f}) on {machine["cores"]} cores; clock: {", ".join(summary.clocks)}.
 Margin {rule["margin"]:.0%}, delta {rule["delta"]:.0%}, alpha {rule["alpha"]:.0%}, looks at {looks} rounds, noise guard
-{rule["noise"]:.0%}, bias {rule.get("bias", 0.0):.1%}. Measured with attn-conformance {about["suite"]}, PyTorch
-{machine["torch"]}, Python {machine["python"]}, {about["date"][:10]}, seed {plan["seed"]}; measured ceilings:
-{ceilings}.
+{rule["noise"]:.0%}, bias {rule.get("bias", 0.0):.1%}; what is fine, but with a median above the margin, was {seen}.
+Measured with attn-conformance {about["suite"]}, PyTorch {machine["torch"]}, Python {machine["python"]},
+{about["date"][:10]}, seed {plan["seed"]}; measured ceilings: {ceilings}.
 
 {_grid(summary).markdown()}"""
 
