@@ -190,6 +190,18 @@ def test_a_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
+def test_a_recording_is_judged_by_its_own_rule(tmp_path: Path) -> None:
+    """Old ones say nothing of patience, and have none: they end with a median above the margin."""
+    candidate = np.array([1.0, *np.linspace(1.005, 1.04, 11)])
+    made = folder(tmp_path / "made", part(0, compared(np.ones(12), candidate, more=True)))
+    assert judged(made).whole(more=True).fine == 1
+    about = json.loads((made / HEAD).read_text())
+    about["rule"]["patient"] = True
+    (made / HEAD).write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="12 rounds decide nothing"):
+        judged(made)
+
+
 def test_targets(tmp_path: Path) -> None:
     fine, slow, noisy = pairs(12, 1.0, 0.0, 1), pairs(12, 1.08, 0.0, 2), pairs(320, 1.0, 0.3, 3)
     many = [np.tile(seconds, 2995) for seconds in fine]
