@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from row_formulas import drawn_forward
 
-from attn_conformance.cases import KernelCase, build
+from attn_conformance import judge
+from attn_conformance.cases import ForwardCase, KernelCase, build, build_forward
 from attn_conformance.cases.values import STORAGE
 from attn_conformance.judge import (
     Answer,
@@ -15,13 +16,14 @@ from attn_conformance.judge import (
     Evidence,
     Failed,
     ask,
+    ask_forward,
     ask_lse,
     ask_module,
     compare,
     differs,
     moves,
 )
-from attn_reference import lower, solve
+from attn_reference import ForwardProblem, lower, solve
 
 DTYPES = tuple(STORAGE)
 
@@ -101,6 +103,14 @@ def test_where_the_dtype_may_overflow_infinity_passes_and_nan_does_not():
     assert not compare(np.array([np.nan]).reshape(1, 1, 1, 1), answer).ok
 
 
+def test_where_even_the_value_overflows_every_number_passes_and_nan_does_not():
+    answer = answer_of([np.inf], np.inf)
+    answer = replace(answer, low=np.full_like(answer.low, np.nan))  # infinity less infinity
+    for got in (0.0, -np.inf, 65504.0):
+        assert compare(np.full((1, 1, 1, 1), got), answer).ok
+    assert not compare(np.full((1, 1, 1, 1), np.nan), answer).ok
+
+
 def test_a_zero_limit_asks_for_the_exact_value():
     answer = answer_of([0.0], 0.0)
     assert compare(np.array([0.0]).reshape(1, 1, 1, 1), answer).ok
@@ -174,6 +184,16 @@ def test_whether_a_feature_matters_is_asked_of_the_judged_rows():
     assert moves(answer, lower(call.q, call.k, 2 * call.v))
 
 
+def test_rows_are_judged_of_few_keys_as_well(monkeypatch):
+    monkeypatch.setattr(judge, "MOST_SCORES", 6)
+    call = build(KernelCase(1, 1, 1, 9, 2, 2, 2, seed=3))
+    problem = lower(call.q, call.k, call.v)
+    answer = ask(problem, "float32", "fused")
+    assert answer.rows.tolist() == [0, 4, 8]
+    assert not moves(answer, problem)
+    assert moves(answer, lower(call.q, call.k, 2 * call.v))
+
+
 @pytest.mark.parametrize(
     ("expected", "got", "limit", "shown"),
     [
@@ -189,6 +209,11 @@ def test_whether_a_feature_matters_is_asked_of_the_judged_rows():
         (0.0, 0.149235472, 7.71e-46, "expected 0, got 0.149235472, bound 7.71e-46"),
         (np.nan, 1.0, 1e-6, "expected nan, got 1, bound"),
         (1 / 3, 0.5, 1.0, "expected 0.333333333, got 0.5, bound"),
+        # A cut of a tenth of the bound or a thousandth of the difference, and no more.
+        (0.22577120647, 0.2257713065, 4.8e-9, "expected 0.2257712065, got 0.2257713065, bound"),
+        (0.279380457611, 0.2793805576, 4.28e-9, "expected 0.279380458, got 0.279380558, bound"),
+        (0.352396699426, 0.352397125245, 1e-15, "expected 0.3523966994, got 0.3523971252, bound"),
+        (0.802021997487, 0.802022484746, 1e-15, "expected 0.802021997, got 0.802022485, bound"),
         # Both numbers, and errors of either sign, must be shown to a tenth of the bound,
         (1 / 3, 0.333333334, 1e-11, "expected 0.333333333333, got 0.333333334, bound"),
         (0.333333334, 1 / 3, 1e-11, "expected 0.333333334, got 0.333333333333, bound"),
@@ -384,3 +409,13 @@ def test_the_answer_of_a_module_is_one_wide_head_of_all_rows():
     assert (looser.limit > answer.limit).all()
     other = answer.claiming("bfloat16")
     assert (other.dtype, other.arithmetic) == ("bfloat16", "fused")
+
+
+def test_a_call_of_a_module_attends_to_the_other_sequence():
+    call = build_forward(ForwardCase(2, 2, 4, 3, 5, seed=1))
+    assert call.xa is not None
+    answer = ask_forward(call, "fused")
+    assert isinstance(answer.problem, ForwardProblem)
+    np.testing.assert_array_equal(answer.problem.source("key"), call.xa)
+    assert not differs(answer, ask_forward(call, "fused"))
+    assert differs(answer, ask_forward(replace(call, xa=call.x), "fused"))
