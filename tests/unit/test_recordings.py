@@ -281,6 +281,10 @@ def test_processes_are_recorded_and_what_was_broken_off_goes_on(tmp_path: Path) 
     assert judged(path).processes == 2
     with pytest.raises(ValueError, match="another plan"):
         record(path, Plan("cpu", 2, 1, 1, 1), 1, progress)
+    about = json.loads((path / HEAD).read_text())
+    (path / HEAD).write_text(json.dumps(about | {"rule": about["rule"] | {"patient": False}}))
+    with pytest.raises(ValueError, match="another rule"):
+        record(path, plan, 1, progress)
 
 
 def test_exact_limits() -> None:

@@ -101,7 +101,7 @@ class Benchmarks:
             raise ValueError(f"not a file of benchmarks, schema {SCHEMA}")
         try:
             rest = {name: value for name, value in data.items() if name not in ("bench", "rule")}
-            rule = Rule(**{**data["rule"], "looks": tuple(data["rule"]["looks"])})
+            rule = Rule.from_json(data["rule"])
             return Benchmarks(
                 **{
                     **rest,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import comb, exp, inf, log, log1p
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 Verdict = Literal["regressed", "fine", "inconclusive"]
 
@@ -39,7 +39,7 @@ class Rule:
     than 1 + delta. alpha: the chance that all looks together give a wrong bound, on either side. noise: above this
     standard deviation of a pair's log ratio a bound has to be farther off by as much as the pairs scatter. bias: by how
     much the log ratio of two copies of one code may be off as long as a process lasts, by nothing but where their
-    memory lies; more rounds do not lessen it, so bounds are wider by it. 0.80 % was the most in 600 processes. patient:
+    memory lies; more rounds do not lessen it, so bounds are wider by it. 0.80 % was the most in 900 processes. patient:
     what is fine, but with a median above 1 + margin, is looked at again as long as it can be. inconclusive is never a
     pass.
     """
@@ -51,6 +51,11 @@ class Rule:
     noise: float = 0.05
     bias: float = 0.005
     patient: bool = True
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Rule:
+        """What `asdict` made of a rule; the first had no bias, and were not patient."""
+        return Rule(**{"bias": 0.0, "patient": False, **data, "looks": tuple(data["looks"])})
 
     def decide(
         self, base: Sequence[float], candidate: Sequence[float], benchmarks: int = 1
@@ -71,11 +76,12 @@ class Rule:
         logs = sorted(log(c / b) for b, c in zip(base[:n], candidate[:n], strict=True))
         low, high = median_bounds(logs, self.alpha / (len(self.looks) * benchmarks))
         low, high, noise = low - self.bias, high + self.bias, robust_sigma(logs)
+        middle = median(logs)
         verdict = self.verdict(low, high, noise)
-        hasty = self.patient and verdict == "fine" and median(logs) > log1p(self.margin)
+        hasty = self.patient and verdict == "fine" and middle > log1p(self.margin)
         if (verdict == "inconclusive" or hasty) and n != self.looks[-1]:
             return None
-        return Decision(verdict, exp(median(logs)), exp(low), exp(high), noise, n)
+        return Decision(verdict, exp(middle), exp(low), exp(high), noise, n)
 
     def verdict(self, low: float, high: float, noise: float) -> Verdict:
         """What bounds of the log ratio and its noise say."""

@@ -41,7 +41,8 @@ def closing(run: Benchmarks) -> Closing:
             f"undecided: two copies of {run.base} were not found equal{ratio}, so no difference can be trusted: "
             f"{QUIETER}",
         )
-    verdicts = [b.decision.verdict for b in run.benchmarks if b.decision is not None]
+    decisions = [b.decision for b in run.benchmarks if b.decision is not None]
+    verdicts = [decision.verdict for decision in decisions]
     slower, open_ = verdicts.count("regressed"), verdicts.count("inconclusive")
     rest = [f"{open_} inconclusive"] * bool(open_) + [f"{len(failed)} not comparable"] * bool(failed)
     if slower:
@@ -50,7 +51,7 @@ def closing(run: Benchmarks) -> Closing:
     if failed:
         return Closing(False, f"{len(failed)} {of} could not be compared")
     if open_:
-        noisy = any(b.decision and b.decision.noise > run.rule.noise for b in run.benchmarks)
+        noisy = any(d.verdict == "inconclusive" and d.noise > run.rule.noise for d in decisions)
         why = QUIETER if noisy else "their differences are close to what is tolerated"
         why = why if run.baseline is None else ADVICE
         which = "all" if open_ == len(run.benchmarks) else f"{open_} {of}"

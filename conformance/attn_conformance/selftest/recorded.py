@@ -240,8 +240,7 @@ def judged(folder: Path) -> Summary:
     parts = [Part.read(file) for file in sorted(folder.glob("*.npz"))]
     if not parts:
         raise ValueError(f"{folder} holds no process yet")
-    # The first rules had no bias, and were not patient.
-    rule = Rule(**{"bias": 0.0, "patient": False, **about["rule"], "looks": tuple(about["rule"]["looks"])})
+    rule = Rule.from_json(about["rule"])
     clocks = {c.clock for part in parts for c in part.comparisons}
     loads = [load for part in parts for load in (part.before, part.after)]
     return Summary(

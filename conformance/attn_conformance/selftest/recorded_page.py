@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from attn_conformance.bench.rule import Rule
 from attn_conformance.selftest.rates import Grid
 from attn_conformance.selftest.recorded import DETECTED, FALSE_ALARMS, Rates, Summaries, Summary
 
@@ -48,18 +49,18 @@ def _section(summary: Summary) -> str:
     about, machine = summary.about, summary.about["machine"]
     device = machine.get("gpu") or f"one core of {machine['cpu']}"
     low, middle, high = summary.load
-    looks = ", ".join(map(str, about["rule"]["looks"]))
-    rule, plan = about["rule"], about["plan"]
+    rule, plan = Rule.from_json(about["rule"]), about["plan"]
+    looks = ", ".join(map(str, rule.looks))
     ceilings = json.dumps(_rounded(machine["ceilings"]))
-    seen = "looked at again" if rule.get("patient") else "believed at once"
+    seen = "looked at again" if rule.patient else "believed at once"
     return f"""\
 ## {device}
 
 {_verdict(summary)}
 
 Load average {middle:.1f} ({low:.1f} to {high:.1f}) on {machine["cores"]} cores; clock: {", ".join(summary.clocks)}.
-Margin {rule["margin"]:.0%}, delta {rule["delta"]:.0%}, alpha {rule["alpha"]:.0%}, looks at {looks} rounds, noise guard
-{rule["noise"]:.0%}, bias {rule.get("bias", 0.0):.1%}; what is fine, but with a median above the margin, was {seen}.
+Margin {rule.margin:.0%}, delta {rule.delta:.0%}, alpha {rule.alpha:.0%}, looks at {looks} rounds, noise guard
+{rule.noise:.0%}, bias {rule.bias:.1%}; what is fine, but with a median above the margin, was {seen}.
 Measured with attn-conformance {about["suite"]}, PyTorch {machine["torch"]}, Python {machine["python"]},
 {about["date"][:10]}, seed {plan["seed"]}; measured ceilings: {ceilings}.
 

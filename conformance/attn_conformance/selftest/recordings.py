@@ -126,13 +126,15 @@ def _file(folder: Path, number: int) -> Path:
 def _begin(folder: Path, plan: Plan) -> None:
     """Write down what is recorded, and on which machine, unless that was done.
 
-    Another plan is another folder, as is a machine of another kind.
+    Another plan or rule is another folder, as is a machine of another kind.
     """
     head, here = folder / HEAD, folder / "machine.tmp"
     asked = {name: value for name, value in asdict(plan).items() if name != "processes"}
     found = json.loads(head.read_text(encoding="utf-8")) if head.exists() else None
     if found is not None and found["plan"] != asked:
         raise ValueError(f"{folder} holds a recording of another plan: {found['plan']}")
+    if found is not None and Rule.from_json(found["rule"]) != Rule():
+        raise ValueError(f"{folder} holds a recording under another rule: {found['rule']}")
     _alone(_described, str(here), plan.device)
     machine = json.loads(here.read_text(encoding="utf-8"))
     here.unlink()
