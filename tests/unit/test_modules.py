@@ -195,6 +195,18 @@ def test_a_cache_that_shows_nothing_is_judged_by_behaviour_and_asked_nothing_mor
     assert "does not show the module's entries" in report.rows["CACHE-9"].message
 
 
+class Uncounted(Plain):
+    """Its matrix products are made where nobody counts them, as inside another library."""
+
+    def __call__(self, x, xa=None, mask=None, kv_cache=None):
+        return super().__call__(np.array(x), None if xa is None else np.array(xa), mask, kv_cache)
+
+
+def test_products_that_nobody_counts_are_not_taken_for_a_second_projection():
+    row = run(made(Uncounted), effort="smoke", only=("CACHE-8",)).rows["CACHE-8"]
+    assert row.status == "passed", row.message
+
+
 class Accepts(Plain):
     """A causal module that takes a mask, and ignores it."""
 
