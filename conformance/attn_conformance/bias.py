@@ -26,7 +26,7 @@ from attn_reference import (
     solve_backward,
 )
 from attn_reference.bound import roundings
-from attn_reference.matrices import finite, grouped
+from attn_reference.matrices import grouped
 from attn_reference.pair_errors import across
 
 Array = NDArray[np.float64]
@@ -108,7 +108,7 @@ def most_biased(found: Iterable[Fit]) -> Fit | None:
 
 def directions(problem: Problem, solution: Solution, dtype: str) -> Iterator[tuple[str, Array]]:
     """What a small defect of each name adds to the output, (B, H, T, Dv), for each unit of its coefficient."""
-    o, p, v = solution.o, solution.p, finite(problem.v)
+    o, p, v = solution.o, solution.p, problem.v
     hidden = np.broadcast_to(~problem.visible, p.shape).astype(np.float64)
     s = np.where(hidden, 0.0, solution.s - problem.bias)
     yield "gain", o
@@ -130,7 +130,7 @@ def fits(got: Array, answer: Answer) -> tuple[Fit, ...]:
     # Roundings to the storage dtype have no direction; those of accumulators and of tf32, and the error of exp, may.
     accumulators = bound(problem, solution, *_accumulating(answer))
     eps_exp = roundings(answer.dtype, answer.arithmetic).eps_exp
-    v, largest = finite(problem.v).swapaxes(-1, -2), solution.s == solution.m
+    v, largest = problem.v.swapaxes(-1, -2), solution.s == solution.m
 
     def allowed(weighted: Array) -> float:
         # exp errs alike above and below the line, and d o / d ln p_j is p_j (v_j - o). But where it should be 1, the
@@ -186,7 +186,7 @@ def _accumulating(answer: Answer) -> tuple[str, Arithmetic]:
 
 def _errors(got: Array, answer: Answer) -> tuple[Array, Array]:
     """Errors and weights of elements; those that are wrong by themselves, or of which anything is allowed, count 0."""
-    nearest = (answer.value + answer.low).astype(STORAGE[answer.dtype]).astype(np.float64)
+    nearest = answer.value.astype(STORAGE[answer.dtype]).astype(np.float64)
     error = got.astype(np.float64) - nearest
     judged = (np.abs(error) <= answer.limit) & np.isfinite(answer.limit) & (answer.limit > 0)
     return np.where(judged, error, 0.0), np.where(judged, answer.limit, np.inf) ** -2.0

@@ -102,15 +102,12 @@ def _summed_in(kind: str, ds: Array, shape: tuple[int, ...]) -> Array:
     axes = [axis for axis in range(4) if shape[axis] != ds.shape[axis]]
     size = np.moveaxis(np.abs(ds), axes, range(4 - len(axes), 4))
     size = size.reshape(*size.shape[: 4 - len(axes)], -1)
-    n = size.shape[-1] if axes else 1
-    if n == 1:
-        return np.zeros(shape)
+    n = size.shape[-1]
     ties = (copies(size, unit_roundoff(kind)) * (size > 0)).sum(-1)
     walk = np.minimum(n - 1, 1 + np.sqrt(np.maximum(n, ties)))
     return np.asarray(unit_roundoff(kind) * walk * size.sum(-1)).reshape(shape)
 
 
-@np.errstate(all="ignore")
 def _limit(value: Array, spread: Array, computed: str, stored: str) -> Array:
     """The largest error that passes where a gradient is computed in one dtype and stored in another."""
     if computed == stored:

@@ -19,7 +19,7 @@ from attn_reference import (
 )
 
 RNG = np.random.default_rng(3)
-UNIT = {"float32": 2.0**-24, "float16": 2.0**-11}
+UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
 def posed(mask=None):
@@ -79,7 +79,8 @@ def walks(ds, axes, kind):
 
 @pytest.mark.parametrize(("shape", "axes"), [((3, 5), (0, 1)), ((2, 1, 1, 5), (1, 2)), ((2, 2, 3, 5), ())])
 @pytest.mark.parametrize(
-    ("kind", "dtype"), [("float32", "float64"), ("float32", "float32"), ("float16", "float32")]
+    ("kind", "dtype"),
+    [("float32", "float64"), ("float32", "float32"), ("float16", "float32"), ("float32", "bfloat16")],
 )
 def test_a_coarser_mask_may_have_its_gradient_summed_in_its_own_dtype(shape, axes, kind, dtype):
     mask = np.round(4 * RNG.standard_normal(shape)).astype(kind) / 4
@@ -92,10 +93,28 @@ def test_a_coarser_mask_may_have_its_gradient_summed_in_its_own_dtype(shape, axe
     if kind == dtype:
         expected = 1.1 * (spread + half_ulp(np.abs(value) + spread, kind))
     else:
-        size = np.abs(backward.ds).sum(axes, keepdims=True)
-        spread = spread + walks(backward.ds, axes, kind) * UNIT[kind] * size.reshape(value.shape)
+        if UNIT[kind] > UNIT[dtype]:
+            size = np.abs(backward.ds).sum(axes, keepdims=True)
+            spread = spread + walks(backward.ds, axes, kind) * UNIT[kind] * size.reshape(value.shape)
         half = half_ulp(np.abs(value) + spread, dtype)
         expected = 1.1 * (spread + half + half_ulp(np.abs(value) + spread + half, kind))
+    np.testing.assert_allclose(asked.answer.limit, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize(("zeros", "walk"), [(4, 1 + 8), (10, 1 + 12**0.5)])
+def test_zeros_among_equal_gradients_of_scores_are_none_of_those_that_drift_together(zeros, walk):
+    q, k, v, dout = (
+        np.tile(RNG.standard_normal((1, 1, n, 4)).astype(np.float32), (4, 3, 1, 1)) for n in (3, 5, 5, 3)
+    )
+    dout.reshape(12, 3, 4)[:zeros] = 0  # the others of 12 elements and heads are equal
+    problem, mask = lower(q, k, v, np.zeros((3, 5), np.float16)), np.zeros((3, 5), np.float16)
+    asked = ask_gradients(problem, dout.astype(np.float64), {"mask": mask}, "float32", "fused")["mask"]
+    backward = solve_backward(problem, dout.astype(np.float64))
+    value, spread = backward.gradients["bias"], backward_bound(problem, backward, "float32", "fused")["bias"]
+    spread = spread + walk * UNIT["float16"] * np.abs(backward.ds).sum((0, 1))
+    reach = np.abs(value) + spread
+    half = half_ulp(reach, "float32")
+    expected = 1.1 * (spread + half + half_ulp(reach + half, "float16"))
     np.testing.assert_allclose(asked.answer.limit, expected, rtol=1e-14)
 
 
@@ -152,8 +171,8 @@ def test_what_may_overflow_where_it_is_computed_may_be_anything_where_it_is_stor
 
 
 def test_nan_is_wrong_where_a_number_is_due():
-    found = gradient([1.0, 2.0], [np.inf, 0.5])
-    assert compared(np.array([np.nan, 2.5]), found).ok
+    found = gradient([1.0, 0.25], [np.inf, 0.5])
+    assert compared(np.array([np.nan, 0.75]), found).ok
     comparison = compared(np.array([1.0, np.nan]), found)
     assert (comparison.wrong, comparison.first.index) == (1, (1,))
     assert not compared(np.array([1.0, np.inf]), found).ok
@@ -215,6 +234,7 @@ def test_gradients_depart_from_ten_bounds_on():
         ("a", [5.9, -1.4], False),
         ("a", [6.1, 1.0], True),
         ("a", [1.0, -1.6], True),
+        ("b", [6.0], False),
         ("b", [6.1], True),
         ("b", [np.nan], False),
     ):
