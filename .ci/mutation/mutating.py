@@ -24,7 +24,7 @@ def parsed(file):
 def places(file):
     """Where the operators apply in a file: (file, operator, number of the place)."""
     source, tree = parsed(file)
-    unused = _lines(source, SUBJECTS[file][2] if file in SUBJECTS else ())
+    unused = _lines(source, SUBJECTS[file][1] if file in SUBJECTS else ())
     nodes, found = list(ast_nodes(pickle.loads(tree))), []
     for name, operator in operators().items():
         lines = [at[0][0] for node in nodes for at in operator().mutation_positions(node)]

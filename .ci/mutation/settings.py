@@ -48,12 +48,11 @@ JUDGED = {
 """What judges, and which files of tests/unit are about it, the likeliest and quickest to tell first."""
 
 SUBJECTS = {
-    "examples/numpy_kernel.py": ("attention", "dv", ()),
-    "examples/torch_module.py": ("Attention", "", ()),
+    "examples/numpy_kernel.py": ({"attention": "dv"}, ()),
+    "examples/torch_module.py": ({"Attention": ""}, ()),
     f"{CONFORMANCE}/mutants/plain.py": (
-        "attention",
-        "gqa,scale,dv",
+        {"attention": "gqa,scale,dv", "attention_in_blocks": "gqa,dv,linear-memory"},
         ("LOWER", "seen_logits", "is_float", "visible"),
     ),
 }
-"""Right implementations: the object, what it claims beyond what it is asked anyway, and what it does not use there."""
+"""Right implementations: the objects and what each claims beyond what it is asked anyway; and what they do not use."""

@@ -50,17 +50,17 @@ def test_what_is_mutated_exists_with_its_tests(file):
 
 
 def test_what_is_left_out_of_a_subject_is_not_used_by_it():
-    for file, (name, _, unused) in SETTINGS["SUBJECTS"].items():
+    for file, (objects, unused) in SETTINGS["SUBJECTS"].items():
         defined = {}
         for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body:
             target = getattr(node, "name", getattr(getattr(node, "target", None), "id", None))
             defined[target] = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-        used, waiting = set(), [name]
+        used, waiting = set(), list(objects)
         while waiting:
             one = waiting.pop()
             if one in defined and one not in used:
                 used.add(one)
                 waiting += defined[one]
-        assert name in used
+        assert objects.keys() <= used
         assert not used & set(unused)
         assert set(unused) <= defined.keys()

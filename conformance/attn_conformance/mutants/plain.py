@@ -44,7 +44,6 @@ def attention(
     return product(softmax(logits), v, q.dtype)
 
 
-@quiet
 def attention_in_blocks(
     q: Array, k: Array, v: Array, mask: Array | None = None, is_causal: bool = False
 ) -> Array:
