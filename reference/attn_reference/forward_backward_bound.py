@@ -136,7 +136,7 @@ def _sides(
     at: Setting,
 ) -> dict[str, Side]:
     core, kernel = backward.core, backward.solution.core
-    q, k, do, scale = finite(kernel.q), finite(kernel.k), core.do, abs(kernel.scale)
+    q, k, do, scale = finite(kernel.q), finite(kernel.k), core.do, kernel.scale
     of_p = shared.query_p + shared.key_score + shared.common
     reach = reached(e, of_inputs(e, shared), of_p)
     sums = sum_errors(kernel, core, e, reach, at.dtype, at.r)

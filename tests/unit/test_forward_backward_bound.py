@@ -298,6 +298,37 @@ def test_where_a_stored_array_may_overflow_everything_is_allowed(name, size):
         assert np.isinf(bound).all()
 
 
+def bounds_of_one_channel(x, src, dy, weights, dtype="float16"):
+    """The bounds of a module whose N is 1; weights: those that are not 1. x, src, dy: a number for each row."""
+    params = {f"{name}.weight": np.full((1, 1), weights.get(name, 1.0)) for name in PROJECTIONS}
+    x, src, dy = (np.reshape(a, (1, -1, 1)).astype(float) for a in (x, src, dy))
+    problem = lower_forward(params, x, src, n_head=1)
+    return forward_backward_bound(problem, solve_forward_backward(problem, dy), dtype)
+
+
+@pytest.mark.parametrize(("size", "over"), [(1000, False), (1010, True)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_dq_dk_and_dv_may_err_by_two_hundredths_before_they_overflow(size, over, sign):
+    # dv is 64 dy: 64000 or 64640, of 65504; xa's gradient is a thousandth of it.
+    bounds = bounds_of_one_channel(np.zeros(64), [1], np.full(64, sign * size), {"value": 1e-3})
+    assert all(np.isinf(bound).all() if over else np.isfinite(bound).all() for bound in bounds.values())
+
+
+@pytest.mark.parametrize(("number", "over"), [(65504.0, False), (65504.01, True)])
+@pytest.mark.parametrize("name", ["query", "key"])
+def test_the_largest_number_is_stored_as_it_is(name, number, over):
+    x, src = (number, 2.0**-6) if name == "query" else (2.0**-6, number)
+    bounds = bounds_of_one_channel([x], [src], [2.0**-6], {"value": 2.0**-12})
+    assert all(np.isinf(bound).all() if over else np.isfinite(bound).all() for bound in bounds.values())
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e200, 1e-200])
+def test_no_number_makes_a_warning(number):
+    with np.errstate(all="raise"):
+        bounds = bounds_of_one_channel([number, 1], [number, 1], [1, 1], {}, "float32")
+    assert bounds.keys() == {"x", "xa"} | {f"{n}.{kind}" for n in PROJECTIONS for kind in ("weight", "bias")}
+
+
 @pytest.mark.parametrize(("B", "T", "S"), [(0, 2, 2), (1, 0, 2), (1, 2, 0)])
 @pytest.mark.parametrize("extended", [False, True])
 def test_sizes_of_zero(B, T, S, extended):
