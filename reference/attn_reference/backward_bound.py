@@ -47,7 +47,7 @@ def backward_bound(
     r = roundings(dtype, arithmetic)
     e = pair_errors(problem, backward, dtype, r)
     q, k, do, scale = finite(problem.q), finite(problem.k), backward.do, abs(problem.scale)
-    Hkv, seen, lost = k.shape[1], np.broadcast_to(problem.visible, problem.shape) * 1.0, e.lost * 1.0
+    Hkv, seen, lost = k.shape[1], np.broadcast_to(problem.visible, problem.shape), e.lost
     a_query, a_key = np.ones((*q.shape[:3], 1)), np.ones((*k.shape[:3], 1))
     sums = sum_errors(problem, backward, e, reached(e), dtype, r)
     dq = over_keys(e, k).times(scale) + sums["q"]
@@ -92,7 +92,7 @@ def sum_errors(
     """
     q, k, do, scale = finite(problem.q), finite(problem.k), backward.do, abs(problem.scale)
     ds, p, Hkv = e.sizes.ds, e.sizes.p, k.shape[1]
-    visible = 1.0 * np.broadcast_to(problem.visible, problem.shape)
+    visible = np.broadcast_to(problem.visible, problem.shape)
 
     def summed(level: Granted, of_ds: Array, of_p: Array) -> dict[str, Array]:
         return {
@@ -190,7 +190,7 @@ def bias_bound(problem: Problem, e: PairErrors, r: Roundings, inputs: Array) -> 
     def total(x: Array) -> Array:
         return np.asarray(folded(x).sum(-1))
 
-    p, seen = folded(e.sizes.p), total(1.0 * np.broadcast_to(problem.visible, problem.shape))
+    p, seen = folded(e.sizes.p), total(np.broadcast_to(problem.visible, problem.shape))
     same, terms, flushed = copies(p, r.up / FINE), total(e.sizes.ds), total(e.ds_flushed)
     ties = (same * (p > 0)).sum(-1)
     shares, top = e.d_shares, e.probable.top
@@ -203,4 +203,4 @@ def bias_bound(problem: Problem, e: PairErrors, r: Roundings, inputs: Array) -> 
         PRODUCTS * total(e.ds_worst) + r.ua * of_terms(seen, ties, True) * terms,
         total(e.probable.ds + inputs) + np.sqrt(random) + r.ua * of_terms(seen, ties, False) * terms,
     )
-    return least(error.plus(flushed), r, seen, total(1.0 * e.lost)).reshape(shape)
+    return least(error.plus(flushed), r, seen, total(e.lost)).reshape(shape)

@@ -163,7 +163,7 @@ def _solve_double_double(problem: Problem) -> Solution:
     # The weights do not depend on the number subtracted: the float64 maximum is near enough to the true one.
     m = np.where(empty, 0.0, high.max(-1, keepdims=True, initial=-np.inf))
     x = s + exactly(-m)
-    e = exp(DoubleDouble(np.where(visible, x.high, -np.inf), np.where(visible, x.low, 0.0)))
+    e = exp(DoubleDouble(np.where(visible, x.high, -np.inf), x.low))
     # A column of ones beside the values sums the weights on the way.
     sums = e @ exactly(np.concatenate([v, np.ones_like(v[..., :1])], -1))
     lse = (m + np.log(sums.high[..., -1:]))[..., 0]

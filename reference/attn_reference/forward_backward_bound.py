@@ -107,7 +107,7 @@ def forward_backward_bound(
             backward.gradients["mask"].shape
         )
 
-    if e.lost.any() or (at.store.us and _overflows(backward, errors, products, at.store)):
+    if e.lost.any() or _overflows(backward, errors, products, at.store):
         return {name: np.full(value.shape, np.inf) for name, value in backward.gradients.items()}
     return {name: np.where(bounds[name] == 0, 0.0, bounds[name] + r.eta_0) for name in backward.gradients}
 
@@ -136,7 +136,7 @@ def _sides(
     at: Setting,
 ) -> dict[str, Side]:
     core, kernel = backward.core, backward.solution.core
-    q, k, do, scale = finite(kernel.q), finite(kernel.k), core.do, abs(kernel.scale)
+    q, k, do, scale = finite(kernel.q), finite(kernel.k), core.do, kernel.scale
     of_p = shared.query_p + shared.key_score + shared.common
     reach = reached(e, of_inputs(e, shared), of_p)
     sums = sum_errors(kernel, core, e, reach, at.dtype, at.r)
@@ -206,14 +206,14 @@ def of_tokens(side: Side, at: Setting, alone: bool) -> Error:
         error.worst.sum(1), np.minimum(many * np.hypot.reduce(error.probable, axis=1), error.probable.sum(1))
     )
 
-    # dY, stored or not. Numbers that are only moved are rounded once.
+    # dY, stored or not. Numbers that are only moved are rounded once, unless they are tiny and grow.
     W, terms = side.weight, side.dy @ np.abs(side.weight)
     once = alone & moves(W.T, np.zeros(len(W))) & (terms >= store.normal)
     us = np.where(once, 0.0, store.us)
     flushed = np.where((side.dy > 0) & (side.dy < store.normal), store.eta, 0.0) @ np.abs(W)
     chance = CHANCE * us * many * in_squares(side.dy, W)
     stored = Error(us * terms, np.minimum(us * terms, chance))
-    return heads + stored.plus(np.where(once, 0.0, flushed)) + sum_error(W.T, np.zeros(len(W)), terms, r)
+    return heads + stored.plus(flushed) + sum_error(W.T, np.zeros(len(W)), terms, r)
 
 
 def added(

@@ -167,14 +167,14 @@ def _bound(
     in_squares = np.minimum(many[:, 0] * np.sqrt((probable**2).sum(1)), probable.sum(1))
     worst, probable = worst.sum(1), np.where(decided, in_squares, probable.sum(1))
 
-    # The heads' outputs, stored or not. Stored numbers that are only moved were rounded once and are not again.
+    # The heads' outputs, stored or not. Stored numbers that are only moved were rounded once and are not again, unless
+    # they are tiny and grow.
     reach = o + np.where(attention.empty, 0.0, own.worst)
     y = np.abs((attention.o @ W).sum(1) + problem.biases["out"])
     us = np.where(moved & (y >= store.normal), 0.0, store.us)
     stored_worst = us * (reach @ W_abs).sum(1)
     stored_probable = ROUNDING / math.sqrt(3) * us * many[:, 0] * np.sqrt((o * o @ (W * W)).sum(1))
-    flushed = np.where((o > 0) & (o < store.normal), store.eta, 0.0)
-    flushed = np.where(moved & (y >= store.normal), 0.0, (flushed @ W_abs).sum(1))
+    flushed = (np.where((o > 0) & (o < store.normal), store.eta, 0.0) @ W_abs).sum(1)
 
     error = sum_error(problem.weights["out"], problem.biases["out"], (o @ W_abs).sum(1), r)
     worst = worst + stored_worst + 1.01 * error.worst + flushed

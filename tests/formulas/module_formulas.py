@@ -219,8 +219,7 @@ def of_tokens(side, m, alone):
     terms, none = side.dy @ np.abs(side.weight), np.zeros(len(side.weight))
     once = alone & moving(side.weight.T, none) & (terms >= r.normal)
     us = np.where(once, 0, r.store)
-    tiny = np.where((side.dy > 0) & (side.dy < r.normal), r.store_eta, 0) @ np.abs(side.weight)
-    flushed = np.where(once, 0, tiny)
+    flushed = np.where((side.dy > 0) & (side.dy < r.normal), r.store_eta, 0) @ np.abs(side.weight)
     sums = of_sum(side.weight.T, none, terms, r)
     stored = np.minimum(CHANCE * us * many * np.sqrt(side.dy**2 @ side.weight**2), us * terms)
     return [worst + us * terms + flushed + sums[0], likely + stored + flushed + sums[1]]
@@ -293,20 +292,19 @@ def module_formula(problem, backward, dtype, arithmetic):
     sides, core = sides_of(m), backward.core
     through = {name: of_tokens(side, m, problem.crossed and name == "query") for name, side in sides.items()}
     products = {name: merged(core.gradients[name[0]]) @ problem.weights[name] for name in sides}
-    if m.r.store:
-        see, kernel = np.broadcast_to(m.kernel.visible, m.kernel.shape), m.kernel
-        queries, keys = see.any(3)[..., None], see.any(2)[..., None]
-        named = (
-            ("query", kernel.q, queries),
-            ("key", kernel.k, keys),
-            ("value", kernel.v, keys),
-            ("do", core.do, queries),
-        )
-        stored = [np.where(seen, np.abs(x) + m.errors[name][0], 0) for name, x, seen in named]
-        others = *products.values(), backward.solution.attention.o, *(core.gradients[name] for name in "qkv")
-        stored += [1.02 * np.abs(x) for x in others]
-        if max(x.max() for x in stored) > m.r.largest:
-            return {name: np.full(one.shape, np.inf) for name, one in backward.gradients.items()}
+    see, kernel = np.broadcast_to(m.kernel.visible, m.kernel.shape), m.kernel
+    queries, keys = see.any(3)[..., None], see.any(2)[..., None]
+    named = (
+        ("query", kernel.q, queries),
+        ("key", kernel.k, keys),
+        ("value", kernel.v, keys),
+        ("do", core.do, queries),
+    )
+    stored = [np.where(seen, np.abs(x) + m.errors[name][0], 0) for name, x, seen in named]
+    others = *products.values(), backward.solution.attention.o, *(core.gradients[name] for name in "qkv")
+    stored += [1.02 * np.abs(x) for x in others]
+    if max(x.max() for x in stored) > m.r.largest:
+        return {name: np.full(one.shape, np.inf) for name, one in backward.gradients.items()}
     found = of_out(m)
     for name, side in sides.items():
         found |= of_parameters(name, side, m)

@@ -270,7 +270,7 @@ def forward_formula(problem, solution, dtype, arithmetic):
         stored_likely = CHANCE * us * many * np.sqrt(sum(o[h] ** 2 @ W[h] ** 2 for h in range(H)))
         stored_likely = np.minimum(stored_likely, stored)
         tiny = np.where((o > 0) & (o < r.normal), r.store_eta, 0)
-        flushed = np.where(whole, 0, sum(tiny[h] @ np.abs(W[h]) for h in range(H)))
+        flushed = sum(tiny[h] @ np.abs(W[h]) for h in range(H))
         sum_worst, sum_likely = of_sum(W_out, b_out, sum(o[h] @ np.abs(W[h]) for h in range(H)), r)
         likely = np.hypot(likely, stored_likely) if decided else likely + stored_likely
         result[b, i] = np.minimum(worst + stored + 1.01 * sum_worst, likely + sum_likely) + flushed

@@ -286,6 +286,19 @@ def test_where_a_stored_array_may_overflow_everything_is_allowed(arithmetic, fac
     assert np.isinf(found["k"]).all() == ("k" in free)
 
 
+@pytest.mark.parametrize(("size", "free"), [(6.0, False), (7.0, True)])
+@pytest.mark.parametrize("name", ["q", "k"])
+def test_what_the_scale_makes_smaller_may_overflow_before(name, size, free):
+    # dp is 4e4 for the first key and 0 for the second, both of weight 1/2: ds is 1e4 and -1e4.
+    heads = {"q": np.zeros((1, 1, 1, 1)), "k": np.zeros((1, 1, 2, 1))}
+    heads["k" if name == "q" else "q"][0, 0, 0] = size
+    problem = lower(heads["q"], heads["k"], np.array([[[[1e3], [0.0]]]]), scale=0.25)
+    backward = solve_backward(problem, np.full((1, 1, 1, 1), 40.0))
+    assert np.abs(backward.gradients[name]).max() == 0.25 * 1e4 * size
+    assert np.isinf(backward_bound(problem, backward, "float16", "eager")[name]).all() == free
+    assert np.isfinite(backward_bound(problem, backward, "float16", "fused")[name]).all()
+
+
 def test_where_scores_decide_nothing_everything_is_allowed():
     rng = np.random.default_rng(0)
     q, k, v, do = (rng.standard_normal((1, 1, 4, 8)) for _ in range(4))

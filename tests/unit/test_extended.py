@@ -1,6 +1,8 @@
 """The longer precision against 50 digits, and its two arithmetics against each other."""
 
 from fractions import Fraction
+from importlib.util import find_spec, module_from_spec
+from types import SimpleNamespace
 
 import mpmath
 import numpy as np
@@ -87,6 +89,23 @@ def exact_error(solution, expected):
         )(solution.o, solution.o_low, expected)
 
 
+@pytest.mark.parametrize(
+    ("bits", "longer"),
+    [
+        pytest.param(52, False, id="float64"),
+        pytest.param(63, True, id="x86"),
+        pytest.param(105, True, id="two float64"),
+        pytest.param(112, True, id="quadruple"),
+    ],
+)
+def test_long_double_is_used_where_it_is_longer(bits, longer, monkeypatch):
+    spec = find_spec("attn_reference.extended")
+    again = module_from_spec(spec)
+    monkeypatch.setattr(np, "finfo", lambda kind: SimpleNamespace(eps=2.0**-bits))
+    spec.loader.exec_module(again)
+    assert again.LONGDOUBLE is longer
+
+
 @pytest.mark.parametrize("use_longdouble", PATHS)
 @pytest.mark.parametrize("name", CASES)
 def test_against_fifty_digits(name, use_longdouble):
@@ -139,6 +158,9 @@ def test_sizes_of_zero(B, T, S, use_longdouble):
 def test_sums_and_products_lose_nothing():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, 200)) * 10.0 ** rng.integers(-100, 100, (2, 200))
+    # So near below 2 that a half which is rounded too coarsely has 27 bits, and its square 54.
+    near = 2.0 - (2**27 - np.arange(1.0, 2.0**25, 2.0**21)) * 2.0**-52
+    a, b = np.append(a, near), np.append(b, near)
     for operation, exact in ((two_sum, Fraction.__add__), (two_prod, Fraction.__mul__)):
         high, low = operation(a, b)
         for x, y, total, lost in zip(a, b, high, low, strict=True):
@@ -147,8 +169,10 @@ def test_sums_and_products_lose_nothing():
 
 def test_double_double_operations_are_good_to_102_bits():
     rng = np.random.default_rng(0)
+    sizes = np.append(np.ones((2, 200)), 10.0 ** rng.integers(-40, 40, (2, 200)), 1)
     x, y = (
-        DoubleDouble(*two_sum(rng.standard_normal(200), 1e-17 * rng.standard_normal(200))) for _ in range(2)
+        DoubleDouble(*two_sum(high, 1e-17 * high * rng.standard_normal(400)))
+        for high in sizes * rng.standard_normal((2, 400))
     )
 
     def fractions(number):
@@ -175,6 +199,14 @@ def test_exp_is_good_to_95_bits():
             due = mpmath.exp(mpmath.mpf(float(a)) + mpmath.mpf(float(b)))
             assert abs(mpmath.mpf(float(high)) + mpmath.mpf(float(low)) - due) <= mpmath.mpf(2) ** -95 * due
     np.testing.assert_array_equal(exp(exactly([-np.inf, -1e300, 0.0])).high, [0, 0, 1])
+
+
+def test_exp_of_hidden_scores_is_zero_whatever_their_low_part():
+    low = np.array([np.nan, np.inf, 1e280, -1e280, 1e-14])
+    for high in (-np.inf, -1e300):
+        got = exp(DoubleDouble(np.full(5, high), low))
+        np.testing.assert_array_equal(got.high, 0)
+        np.testing.assert_array_equal(got.low, 0)
 
 
 def test_matmul_of_integers_is_exact():

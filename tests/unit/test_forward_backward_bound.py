@@ -7,6 +7,7 @@ import pytest
 from attn_reference import (
     backward_bound,
     forward_backward_bound,
+    largest,
     limit,
     lower,
     lower_forward,
@@ -296,6 +297,63 @@ def test_where_a_stored_array_may_overflow_everything_is_allowed(name, size):
     problem, found = posed(call, dy, "float16")
     for bound in forward_backward_bound(problem, found, "float16").values():
         assert np.isinf(bound).all()
+
+
+def bounds_of_one_channel(x, src, dy, weights, dtype="float16"):
+    """The bounds of a module whose N is 1; weights: those that are not 1. x, src, dy: a number for each row."""
+    params = {f"{name}.weight": np.full((1, 1), weights.get(name, 1.0)) for name in PROJECTIONS}
+    x, src, dy = (np.reshape(a, (1, -1, 1)).astype(float) for a in (x, src, dy))
+    problem = lower_forward(params, x, src, n_head=1)
+    return forward_backward_bound(problem, solve_forward_backward(problem, dy), dtype)
+
+
+@pytest.mark.parametrize(("size", "over"), [(1000, False), (1010, True)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_dq_dk_and_dv_may_err_by_two_hundredths_before_they_overflow(size, over, sign):
+    # dv is 64 dy: 64000 or 64640, of 65504; xa's gradient is a thousandth of it.
+    bounds = bounds_of_one_channel(np.zeros(64), [1], np.full(64, sign * size), {"value": 1e-3})
+    assert all(np.isinf(bound).all() if over else np.isfinite(bound).all() for bound in bounds.values())
+
+
+@pytest.mark.parametrize(("number", "over"), [(65504.0, False), (65504.01, True)])
+@pytest.mark.parametrize("name", ["query", "key"])
+def test_the_largest_number_is_stored_as_it_is(name, number, over):
+    x, src = (number, 2.0**-6) if name == "query" else (2.0**-6, number)
+    bounds = bounds_of_one_channel([x], [src], [2.0**-6], {"value": 2.0**-12})
+    assert all(np.isinf(bound).all() if over else np.isfinite(bound).all() for bound in bounds.values())
+
+
+@pytest.mark.parametrize("grown", [1, 2, 4, 64])
+def test_a_stored_dq_below_the_normal_numbers_may_err_and_grow(grown):
+    # Keys of 0.7 and -0.7, of weight 1/2 each: dq is 0.49 dy, and what makes dx of it is a power of two.
+    worst = 0.0
+    for size in np.geomspace(2e-6, 2e-4, 200):
+        params = {f"{name}.weight": np.eye(1) * (grown if name == "query" else 1) for name in PROJECTIONS}
+        src, dy = np.float16([[[0.7], [-0.7]]]), np.float16([[[size]]])
+        problem = lower_forward(params, np.zeros((1, 1, 1)), src.astype(float), n_head=1)
+        found = solve_forward_backward(problem, dy.astype(float))
+        due = found.gradients["x"]
+        got = np.float16(np.float16(found.core.gradients["q"][0]).astype(float) * grown)
+        bound = forward_backward_bound(problem, found, "float16", "precise")["x"]
+        worst = max(worst, (np.abs(got - due) / limit(due, bound, "float16")).item())
+    assert 0.5 < worst <= 1
+
+
+def test_what_overflows_in_float32_overflows_everywhere():
+    params = {f"{name}.weight": np.eye(1) for name in PROJECTIONS}
+    params["query.weight"], params["key.weight"] = 1e-30 * np.eye(1), 1e30 * np.eye(1)
+    problem = lower_forward(params, np.full((1, 1, 1), 0.5), np.array([[[1.0], [-1.0]]]), n_head=1)
+    found = solve_forward_backward(problem, np.full((1, 1, 1), 1e9))
+    assert found.core.gradients["q"].item() > largest("float32") > found.gradients["x"].item()
+    for bound in forward_backward_bound(problem, found, "float32").values():
+        assert np.isinf(bound).all()
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e200, 1e-200])
+def test_no_number_makes_a_warning(number):
+    with np.errstate(all="raise"):
+        bounds = bounds_of_one_channel([number, 1], [number, 1], [1, 1], {}, "float32")
+    assert bounds.keys() == {"x", "xa"} | {f"{n}.{kind}" for n in PROJECTIONS for kind in ("weight", "bias")}
 
 
 @pytest.mark.parametrize(("B", "T", "S"), [(0, 2, 2), (1, 0, 2), (1, 2, 0)])

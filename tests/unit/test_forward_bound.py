@@ -413,6 +413,20 @@ def test_where_q_k_v_or_a_heads_output_may_overflow_everything_is_allowed():
     assert np.isfinite(forward_bound(problem, solve_forward(problem), "float16")).all()
 
 
+@pytest.mark.parametrize("grown", [1, 2, 4, 64])
+def test_a_stored_output_below_the_normal_numbers_may_err_and_grow(grown):
+    params = {f"{name}.weight": np.eye(1) * (grown if name == "out" else 1) for name in PROJECTIONS}
+    worst = 0.0
+    for size in np.geomspace(2e-5, 2e-4, 200):
+        src = np.array([[[np.float16(size)], [0.0]]], float)  # both of weight 1/2
+        problem = lower_forward(params, np.zeros((1, 1, 1)), src, n_head=1)
+        found = solve_forward(problem)
+        got = np.float16(np.float16(found.attention.o[0]).astype(float) * grown)
+        allowed = limit(found.y, forward_bound(problem, found, "float16", "precise"), "float16")
+        worst = max(worst, (np.abs(got - found.y) / allowed).item())
+    assert 0.3 < worst <= 1
+
+
 @pytest.mark.parametrize(("B", "T", "S"), [(0, 2, 2), (1, 0, 2), (1, 2, 0)])
 @pytest.mark.parametrize("extended", [False, True])
 def test_sizes_of_zero(B, T, S, extended):

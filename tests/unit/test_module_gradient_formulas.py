@@ -30,6 +30,22 @@ def test_the_bound_of_a_modules_gradients_is_the_formula(dtype, arithmetic):
     assert compared > 40
 
 
+@pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
+def test_the_bound_of_many_channels_is_the_formula(dtype, arithmetic):
+    # Of a dozen or more roundings of one size, chance makes less than all of them come to.
+    rng, N = np.random.default_rng(0), 48
+    weights = {
+        f"{name}.weight": rng.standard_normal((N, N)) / np.sqrt(N)
+        for name in ("query", "key", "value", "out")
+    }
+    x, src, dy = (rng.standard_normal((1, n, N)) for n in (2, 3, 2))
+    problem = lower_forward(weights, x, src, n_head=3)
+    backward = solve_forward_backward(problem, dy)
+    got = forward_backward_bound(problem, backward, dtype, arithmetic)
+    for name, bound in module_formula(problem, backward, dtype, arithmetic).items():
+        np.testing.assert_allclose(got[name], bound, rtol=1e-6, atol=0, err_msg=name)
+
+
 @pytest.mark.parametrize("name", ["query", "key", "value", "out", "dy"])
 def test_where_stored_arrays_may_overflow_is_the_formula(name):
     seen = Counter()
