@@ -22,6 +22,7 @@ JUDGED = {
         "forward_backward_bound",
     ),
     f"{REFERENCE}/pair_errors.py": (
+        "pair_errors",
         "gradient_formulas",
         "module_gradient_formulas",
         "backward_bound",
