@@ -43,6 +43,8 @@ def backward_bound(
     dtype: that of the inputs and of dO, which count as exact; a gradient may be stored in another one, whose rounding
     `limit` adds. 0 where nothing contributes; inf where an array that may be stored in the dtype may overflow, and
     where errors of the scores leave open which key has the weight. Some thirty arrays of the scores' shape are held.
+    In float64 squares may vanish or overflow: where dO or its products with q, k and v are not 0 and lie outside of
+    1e-150 to 1e150, the bound may be too small, or NaN.
     """
     r = roundings(dtype, arithmetic)
     e = pair_errors(problem, backward, dtype, r)

@@ -297,15 +297,16 @@ def of_terms(n: Any, ties: Any, worst: bool) -> Array:
 def weight_reach(p: Array, delta: Array) -> Array:
     """The largest relative error of each weight p where ln p errs by up to delta, and its normalisation likewise."""
     growth = np.expm1(np.minimum(delta, CERTAIN))
-    lost = row_sum(p, growth / (1 + growth))  # e^delta / sum p e^-delta - 1, without cancellation
-    return np.asarray((growth + lost) / np.maximum(1 - lost, 1e-30))
+    # e^delta / sum p e^-delta - 1, without cancellation
+    lost, left = row_sum(p, growth / (1 + growth)), row_sum(p, 1 / (1 + growth))
+    return np.asarray((growth + lost) / np.maximum(left, 1e-30))
 
 
 def copies(x: Array, width: float) -> Array:
     """How many numbers along the last axis are of one size, to a relative width, for each of them; zeros count once."""
     bits = x.shape[-1].bit_length()
-    width = max(width, SAME)  # finer cells would not fit the integers
-    cell = np.where(x > 0, np.floor(np.log(np.where(x > 0, x, 1.0)) / width), -(2.0**40)).astype(np.int64)
+    width = max(width, SAME)  # so cells lie within 2^34 of 0, and beside a place below 2^28 they fit the integers
+    cell = np.where(x > 0, np.floor(np.log(np.where(x > 0, x, 1.0)) / width), -(2.0**35)).astype(np.int64)
     # Sorting cell and place as one integer brings equals together, several times faster than argsort.
     code = np.sort((cell << bits) | np.arange(x.shape[-1]), axis=-1)
     place = code & ((1 << bits) - 1)

@@ -104,6 +104,12 @@ def test_the_reach_of_weights_is_a_number_however_their_sum_is_rounded(delta):
     assert (reach >= np.expm1(delta)).all()
 
 
+@pytest.mark.parametrize("delta", [1.0, 30.0, 40.0, 59.0])
+def test_the_reach_of_a_weight_that_is_almost_nothing_is_that_beside_one_of_almost_all(delta):
+    p = np.array([[1 - 2.0**-53, 1e-40]])
+    np.testing.assert_allclose(weight_reach(p, np.full(p.shape, delta)), np.expm1(2 * delta), rtol=1e-12)
+
+
 def test_the_mean_is_weighted_and_1_where_nothing_has_a_weight():
     x, weights = np.array([[2.0, 4.0], [5.0, 7.0]]), np.array([[1.0, 3.0], [0.0, 0.0]])
     np.testing.assert_array_equal(mean(x, weights), [[3.5], [1.0]])
@@ -115,8 +121,8 @@ def test_what_is_no_number_rounds_like_nothing():
     np.testing.assert_array_equal(copies(x, 1e-2), [[2, 1, 1, 1, 1, 2]])
 
 
-def test_zeros_stay_apart_from_ones_in_a_line_of_four_million():
-    x = np.zeros((1, 2**22))
+def test_zeros_stay_apart_from_ones_in_a_line_of_eight_million():
+    x = np.zeros((1, 2**23))
     x[0, :2] = 1.0
     np.testing.assert_array_equal(copies(x, 2.0**-24)[0, :4], [2, 2, 1, 1])
 
