@@ -305,7 +305,8 @@ def weight_reach(p: Array, delta: Array) -> Array:
 def copies(x: Array, width: float) -> Array:
     """How many numbers along the last axis are of one size, to a relative width, for each of them; zeros count once."""
     bits = x.shape[-1].bit_length()
-    width = max(width, SAME)  # so cells lie within 2^34 of 0, and beside a place below 2^28 they fit the integers
+    # Cells lie within 2^34 of 0 then, and fit the integers beside a place below 2^28.
+    width = max(width, SAME)
     cell = np.where(x > 0, np.floor(np.log(np.where(x > 0, x, 1.0)) / width), -(2.0**35)).astype(np.int64)
     # Sorting cell and place as one integer brings equals together, several times faster than argsort.
     code = np.sort((cell << bits) | np.arange(x.shape[-1]), axis=-1)

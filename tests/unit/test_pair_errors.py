@@ -110,6 +110,11 @@ def test_the_reach_of_a_weight_that_is_almost_nothing_is_that_beside_one_of_almo
     np.testing.assert_allclose(weight_reach(p, np.full(p.shape, delta)), np.expm1(2 * delta), rtol=1e-12)
 
 
+def test_the_reach_of_weights_of_a_row_without_any_is_a_number():
+    with np.errstate(all="raise"):
+        assert np.isfinite(weight_reach(np.zeros((1, 2)), np.full((1, 2), 0.5))).all()
+
+
 def test_the_mean_is_weighted_and_1_where_nothing_has_a_weight():
     x, weights = np.array([[2.0, 4.0], [5.0, 7.0]]), np.array([[1.0, 3.0], [0.0, 0.0]])
     np.testing.assert_array_equal(mean(x, weights), [[3.5], [1.0]])
