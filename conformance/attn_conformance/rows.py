@@ -97,7 +97,8 @@ def judge(order: Order, subject: Subject, refused: Mapping[str, str], watch: Wat
         if order.replay or (stored.row.status != "skipped" and not stored.rests and not allowed_by(said)):
             return stored
         found = _explored(requirement, subject, order, refused, watch)
-        if stored.row.status == "failed" and (found.row.status != "failed" or (found.rests and not stored.rests)):
+        says_less = found.row.status != "failed" or (found.rests and not stored.rests)
+        if stored.row.status == "failed" and says_less:
             return replace(stored, events=found.events)
         return replace(found, healed=stored.healed)
 
