@@ -39,7 +39,7 @@ JUDGED = {
     f"{REFERENCE}/extended.py": ("extended", "backward", "forward_backward"),
     f"{CONFORMANCE}/judge.py": ("judge", "runner", "gradient_failures"),
     f"{CONFORMANCE}/judging.py": ("judging", "assumed", "runner", "isolation"),
-    f"{CONFORMANCE}/rows.py": ("rows", "database", "assumed", "runner"),
+    f"{CONFORMANCE}/rows.py": ("rows", "replayed_rows", "database", "assumed", "runner"),
     f"{CONFORMANCE}/exploration.py": ("exploration", "runner", "alarms", "isolation"),
     f"{CONFORMANCE}/bias.py": ("bias_formulas", "bias"),
     f"{CONFORMANCE}/gradients.py": ("gradient_limits", "gradients", "gradient_failures"),

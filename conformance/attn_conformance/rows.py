@@ -97,7 +97,8 @@ def judge(order: Order, subject: Subject, refused: Mapping[str, str], watch: Wat
         if order.replay or (stored.row.status != "skipped" and not stored.rests and not allowed_by(said)):
             return stored
         found = _explored(requirement, subject, order, refused, watch)
-        if stored.row.status == "failed" and found.row.status != "failed":
+        says_less = found.row.status != "failed" or (found.rests and not stored.rests)
+        if stored.row.status == "failed" and says_less:
             return replace(stored, events=found.events)
         return replace(found, healed=stored.healed)
 
@@ -105,7 +106,7 @@ def judge(order: Order, subject: Subject, refused: Mapping[str, str], watch: Wat
 def _replayed(requirement: Requirement, order: Order, subject: Subject, watch: Watch) -> Judged:
     """The row as the stored cases decide it, skipped if they leave it open; and those that do not fail any more.
 
-    A failure than which another would say more decides it only if no other case fails.
+    A failure than which another would say more decides it only if no other case fails in a way that does.
     """
     row = Row(
         requirement.id,
@@ -114,7 +115,7 @@ def _replayed(requirement: Requirement, order: Order, subject: Subject, watch: W
         message=NOT_REPLAYED,
     )
     healed: list[Stored] = []
-    resting: list[tuple[str, ...]] = []
+    failures: list[Failed] = []
     known = {check.name: check for check in checks().get(requirement.id, ()) if subject.kind in check.kinds}
     for number, stored in enumerate(order.stored, 1):
         check = known.get(stored.check)
@@ -130,19 +131,18 @@ def _replayed(requirement: Requirement, order: Order, subject: Subject, watch: W
             healed.append(stored)
             continue
         failed.rests = rests(check, subject, stored.case, failed)
-        resting += [failed.rests] if failed.rests else []
-        if row.status == "failed" and lesser(failed):
+        failures.append(failed)
+        if min(failures, key=_tells_less) is not failed:
             continue
         cells = (Cell(subject.device, stored.case.dtype, "failed"),)
         row = replace(row, status="failed", examples=number, message=failed.message, cells=cells)
         row = replace(row, counterexample=stored.case.to_json(), check=check.name, replayed=True)
-        if not failed.rests:
-            resting = []
         if not lesser(failed):
             break
     if healed and order.replay and row.status == "skipped":
         row = replace(row, status="passed", examples=len(healed), effective=len(healed), message=None)
-    return Judged(row, {}, tuple(healed), tuple(dict.fromkeys(resting)))
+    resting = [failed.rests for failed in failures]
+    return Judged(row, {}, tuple(healed), tuple(dict.fromkeys(resting)) if all(resting) else ())
 
 
 def _explored(
@@ -276,11 +276,14 @@ def _status(tallies: list[tuple[Check, Tally]]) -> tuple[Status, str | None]:
 
 
 def _told(tallies: list[tuple[Check, Tally]]) -> tuple[Check, Tally, tuple[Case, Failed]] | None:
-    """The failure that a row tells of: one than which none would say more, if there is one, which is the last."""
+    """The failure that a row tells of: the first of those that say most."""
     found = [(check, tally, tally.last) for check, tally in tallies if tally.last is not None]
-    if not found:
-        return None
-    return min(found, key=lambda one: bool(one[2][1].rests)) if lesser(found[-1][2][1]) else found[-1]
+    return min(found, key=lambda one: _tells_less(one[2][1]), default=None)
+
+
+def _tells_less(failed: Failed) -> tuple[bool, bool]:
+    """The larger, the less a failure says beside others: most of all if it rests on something simpler, which fails."""
+    return bool(failed.rests), lesser(failed)
 
 
 def _observation(tallies: list[tuple[Check, Tally]]) -> str:

@@ -57,6 +57,10 @@ def test_every_key_is_read(tmp_path):
             r", entry 1 \(MASK-1\): reason must be a text that is not empty",
         ),
         ('requirement = "MASK-1"\nreason = "r"\nissue = 3', "unknown key 'issue'; remove it, or use one of"),
+        (
+            'requirement = "MASK-1"\nreason = "r"\nissue = 3\nowner = "o"',
+            "unknown key 'issue'; remove it, or use one of",
+        ),
         ('requirement = "MASK-1"\nreason = "r"\nexpires = "2030-12-31"', "expires must be a date, such as"),
         (
             'requirement = "MASK-1"\nreason = "r"\nexpires = 2030-12-31T00:00:00',
@@ -122,7 +126,8 @@ def test_an_expired_entry_counts_no_longer_and_the_row_says_so():
         "passed",
         "its expected failure expired on 2030-05-31: soon repaired",
     )
-    assert settled(row("failed"), known, date(2030, 5, 31)).expected
+    for day in (date(2029, 12, 31), date(2030, 5, 30), date(2030, 5, 31)):
+        assert settled(row("failed"), known, day).expected
 
 
 @pytest.mark.parametrize("left", [row("skipped", message=NOT_ASKED), row("observed", "observed")])

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import strategies as st
+from scripted_checks import BROKEN, LOOSER, on
 
 from attn_conformance.borders import NumpyBorder
-from attn_conformance.cases import KernelCase, build
+from attn_conformance.cases import ForwardCase, KernelCase, build
 from attn_conformance.conventions import KERNEL
 from attn_conformance.exploration import attempt, explore, unwatched
 from attn_conformance.judge import Failed, NotAsked
@@ -18,10 +19,9 @@ from attn_reference import Claims, attention
 
 SUBJECT = KernelSubject("a target", attention, KERNEL, NumpyBorder(), Claims())
 CASES = st.builds(KernelCase, seed=st.integers(0, 10**6))
-LOOSER = "off\nwithin the bound of eager arithmetic, which --with eager claims (now: fused)"
 
 
-def check(outcome, cases=CASES):
+def check(outcome, cases=CASES, **more):
     """outcome(n, case) of the n-th run, from 0 on: what it returns, or raises if it is an exception."""
     number = itertools.count()
 
@@ -31,7 +31,7 @@ def check(outcome, cases=CASES):
             raise found
         return found
 
-    return Check("EQ-3", function, lambda scope: cases)
+    return Check("EQ-3", function, lambda scope: cases, **more)
 
 
 def tally_of(outcome, cases=CASES, examples=20, **options):
@@ -48,6 +48,9 @@ def test_the_examples_until_the_first_failure_are_counted_and_no_others():
     assert tally.last[0].seed <= 1  # 0 was the first of all, and passed
     assert tally.repeats
     assert (tally.lesser, tally.wrong, tally.unasked, tally.copied) == (None, [], None, set())
+    assert not hasattr(
+        tally.last[1], "__notes__"
+    )  # no advice of Hypothesis's about functions that nobody has
 
 
 def test_dtypes_and_events_are_those_of_the_examples():
@@ -101,10 +104,27 @@ def test_once_memory_has_run_out_nothing_larger_or_smaller_is_tried():
     assert set(runs[4:]) == {runs[4]}
     assert tally.last[0] == tally.first[0] == runs[4]
     assert tally.examples == 5
+    assert tally.repeats  # the same case was run again
 
 
-@pytest.mark.parametrize(("audit", "heard_in"), [(True, [0]), (False, [])])
-def test_the_first_example_is_listened_to(audit, heard_in):
+def test_if_nothing_is_to_be_made_smaller_the_last_is_as_found():
+    runs = []
+    tally = tally_of(lambda n, case: bool(runs.append(case)) or len(runs) < 5 or Failed("off"), shrink=False)
+    assert set(runs[4:]) == {runs[4]}
+    assert tally.last[0] == tally.first[0] == runs[4]
+    assert tally.repeats
+
+
+def test_what_is_observed_of_modules_has_no_fault():
+    cases = st.builds(ForwardCase, seed=st.integers(0, 10**6))
+    tally = tally_of(lambda n, case: n % 4 != 0 or Failed("accepted: it"), cases, observe=True)
+    assert tally.seen == {("none", "accepted"): 5, ("none", "as the requirement says"): 15}
+
+
+@pytest.mark.parametrize(
+    ("options", "heard_in"), [({"audit": True}, [0]), ({"audit": False}, []), ({}, [])], ids=str
+)
+def test_the_first_example_is_listened_to(options, heard_in):
     for asking in range(3):  # the only example that calls the reference
         number = itertools.count()
 
@@ -112,9 +132,96 @@ def test_the_first_example_is_listened_to(audit, heard_in):
             return next(number) != asking or bool(subject.attention(build(case)).size)
 
         one = Check("EQ-3", function, lambda scope: CASES)
-        tally = explore(one, SUBJECT, examples=3, seed_value=1, audit=audit)
+        tally = explore(one, SUBJECT, examples=3, seed_value=1, **options)
         assert bool(tally.copied) is (asking in heard_in)
         assert all(name.startswith("attn_reference.") for name in tally.copied)
+
+
+def test_nothing_that_the_first_example_is_made_smaller_to_is_listened_to():
+    number = itertools.count()
+
+    def function(subject, case):
+        if next(number) > 0:
+            subject.attention(build(case))
+        raise Failed("off")
+
+    one = Check("EQ-3", function, lambda scope: CASES)
+    tally = explore(one, SUBJECT, examples=3, seed_value=1, audit=True)
+    assert tally.failures > 1
+    assert tally.copied == set()
+
+
+# --- failures that rest on something simpler
+
+
+def explored(outcome, grounds, subject=BROKEN, examples=20):
+    """As `tally_of`, where a case fails the simpler ones that grounds(case) gives."""
+    return explore(check(outcome, grounds=grounds), subject, examples=examples, seed_value=1)
+
+
+def test_what_a_failure_rests_on_is_asked_once_and_not_of_what_it_is_made_smaller_to():
+    asked = []
+
+    def grounds(case):
+        asked.append(case)
+        return () if len(asked) == 1 else on("EQ-1")
+
+    tally = explored(lambda n, case: n < 4 or Failed("off"), grounds)
+    assert asked == [tally.first[0]]
+    assert tally.last[0].seed <= 1
+    assert (tally.first[1].rests, tally.last[1].rests, tally.resting) == ((), (), [])
+    assert tally.repeats
+
+
+def test_after_eight_failures_that_rest_on_something_simpler_the_first_is_made_smaller():
+    asked, runs = [], []
+    tally = explored(
+        lambda n, case: bool(runs.append(case)) or n < 4 or Failed("off"),
+        lambda case: on("EQ-1") if asked.append(case) is None else (),
+    )
+    assert asked == runs[4:12]
+    assert tally.resting == 8 * [("EQ-1",)]
+    assert tally.lesser[0] == tally.first[0] == runs[4] == runs[12]
+    assert tally.last[0].seed <= 1
+    assert tally.last[1].rests == ("EQ-1",)
+    assert (tally.examples, tally.effective, tally.repeats) == (5, 4, True)
+
+
+def test_however_many_failures_a_looser_claim_would_allow_all_examples_are_asked():
+    runs = []
+    tally = explored(
+        lambda n, case: bool(runs.append(case)) or Failed(LOOSER if n < 19 else "off"), lambda case: ()
+    )
+    assert tally.resting == []
+    assert (tally.first[0], tally.first[1].message) == (runs[19], "off")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "kept"),
+    [
+        (("rests", "looser", "looser"), 1),
+        (("looser", "rests", "looser"), 0),
+        (("looser", "looser"), 0),
+        (("rests", "rests"), 0),
+    ],
+)
+def test_of_failures_that_say_less_the_first_is_kept_that_rests_on_nothing_if_there_is_one(kinds, kept):
+    runs, kind_of = [], {}
+
+    def outcome(n, case):
+        runs.append(case)
+        if n < len(kinds):
+            kind_of[case] = kinds[n]
+        return case not in kind_of or Failed("off" if kind_of[case] == "rests" else LOOSER)
+
+    tally = explored(outcome, lambda case: on("EQ-1") if kind_of[case] == "rests" else ())
+    assert len(kind_of) == len(kinds)
+    assert tally.lesser[0] == tally.first[0] == tally.last[0] == runs[kept]
+    assert tally.resting == kinds.count("rests") * [("EQ-1",)]
+    assert tally.repeats
+
+
+# --- who watches
 
 
 def test_who_watches_may_know_better():

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import strategies as st
+from scripted_checks import LOOSER
 
 from attn_conformance import judging
 from attn_conformance.cases import KernelCase
@@ -13,6 +14,7 @@ from attn_conformance.judging import Facts, Here, judged
 from attn_conformance.registry import Check
 from attn_conformance.results import Row
 from attn_conformance.rows import Judged, Order
+from attn_conformance.stored import Stored
 from attn_conformance.targets import subject
 
 
@@ -91,7 +93,28 @@ def test_failed_rows_with_a_case_are_explained_if_asked_for(found, monkeypatch, 
     assert given.row.status == ("failed" if wrong else "passed")
     assert given.row.cause == ("a cause" if explained else None)
     assert asked == ([(found, len)] if explained else [])
+    glanced = here.judge(Order("EQ-3", "smoke").glance(5))  # which is about whether, not why
+    assert (glanced.row.status, glanced.row.cause) == (given.row.status, None)
     here.close()
+
+
+def test_a_row_that_an_error_of_our_own_ends_is_not_explained(found, monkeypatch):
+    def function(subject, case):
+        if case.seed == 3:
+            raise KeyError("ours")
+        raise Failed(LOOSER)  # which leaves the row to others
+
+    check = Check("EQ-3", function, lambda scope: st.builds(KernelCase))
+    for module in ("rows", "assumed"):
+        monkeypatch.setattr(f"attn_conformance.{module}.checks", lambda: {"EQ-3": (check,)})
+    monkeypatch.setattr(judging, "explained", lambda row, *_: replace(row, cause="a cause"))
+    stored = tuple(Stored("function", KernelCase(seed=seed)) for seed in (2, 3))
+    row = Here(found, explain=True).judge(Order("EQ-3", stored=stored, replay=True)).row
+    assert (row.status, row.message, row.cause) == (
+        "error",
+        "the suite itself failed: KeyError: 'ours'",
+        None,
+    )
 
 
 def test_a_failed_row_without_a_case_is_left_as_it_is(found, monkeypatch):

@@ -91,6 +91,7 @@ def test_a_row_tells_what_it_is():
     assert row(message="one\ntwo\nthree").headline == "one"
     assert row().headline == ""
     assert row().summary is None
+    assert (row().examples, row().effective, row().cells, row().seconds) == (0, 0, (), 0.0)
     case = KernelCase(2, 1, 1, 3, 4, 5, 5)
     assert row(counterexample=case.to_json()).summary == case.describe()
 

@@ -1,60 +1,27 @@
 """Rows: what scripted checks make of one, by counts that are known beforehand."""
 
-import itertools
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import strategies as st
+from scripted_checks import BROKEN, CASES, LOOSER, judged_row, made, on, scripted
 
-from attn_conformance.borders import NumpyBorder
 from attn_conformance.cases import KernelCase
-from attn_conformance.conventions import KERNEL
 from attn_conformance.exploration import Tally, explore
 from attn_conformance.judge import Failed, NotAsked
-from attn_conformance.kernel_subject import KernelSubject
 from attn_conformance.registry import Check
-from attn_conformance.results import MISSHAPEN, NOT_REPLAYED, Cell
+from attn_conformance.results import MISSHAPEN, Cell
 from attn_conformance.rows import COPIED, EFFORTS, Order, judge, level_for, unmet
-from attn_conformance.stored import Stored
-from attn_reference import Claims, attention
 from attn_reference.claims import PLAIN_FEATURES
 from attn_reference.requirements import load_requirements
-
-CASES = st.builds(KernelCase, seed=st.integers(0, 10**6), dtype=st.sampled_from(["float64", "float32"]))
-LOOSER = "off\nwithin the bound of eager arithmetic, which --with eager claims (now: fused)"
-
-
-def made(features=PLAIN_FEATURES, **changes):
-    subject = KernelSubject("a target", attention, KERNEL, NumpyBorder(), Claims(features=features))
-    return replace(subject, **changes)
-
-
-def scripted(outcome, name="scripted", **options):
-    """A check whose n-th example, from 0 on, has the outcome(n, case): bool or str, or an exception to be raised."""
-    number = itertools.count()
-
-    def function(subject, case):
-        found = outcome(next(number), case)
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    function.__name__ = name
-    return Check("EQ-3", function, lambda scope: CASES, **options)
 
 
 @pytest.fixture
 def judged(monkeypatch):
-    """What comes of an order of EQ-3, or of another requirement, with these checks in its checks' place."""
-
-    def judged(*checks, requirement="EQ-3", subject=None, refused=None, **order):
-        monkeypatch.setattr("attn_conformance.rows.checks", lambda: {requirement: checks})
-        given = Order(requirement, **{"effort": "smoke", **order})
-        return judge(given, made() if subject is None else subject, refused or {})
-
-    return judged
+    return partial(judged_row, monkeypatch)
 
 
 # --- effective examples
@@ -98,6 +65,14 @@ def test_a_check_that_drew_nothing_is_an_error(judged):
     assert row.status == "error"
 
 
+def test_without_a_single_example_nothing_has_passed_and_nothing_works(judged, monkeypatch):
+    monkeypatch.setattr("attn_conformance.rows.explore", lambda *_, **__: Tally())
+    check = scripted(lambda n, case: True)
+    row = judged(check).row
+    assert (row.status, row.message) == ("error", "too few effective examples: 0 of 0, 0 needed")
+    assert judged(replace(check, needs=("gqa",))).row.message == "not claimed: gqa"
+
+
 def test_examples_that_ask_nothing_count_for_none(judged):
     some = scripted(lambda n, case: n > 17 or NotAsked("nobody knows"), floor=0.5)
     row = judged(some).row
@@ -106,6 +81,13 @@ def test_examples_that_ask_nothing_count_for_none(judged):
     assert (row.status, row.message) == ("skipped", "nothing to ask: nobody knows")
     row = judged(scripted(lambda n, case: NotAsked("a")), scripted(lambda n, case: n < 1)).row
     assert (row.status, row.effective) == ("passed", 1)
+    row = judged(*(scripted(lambda n, case, why=why: NotAsked(why)) for why in "abc")).row
+    assert row.message == "nothing to ask: a"
+
+
+def test_a_failure_among_examples_that_ask_nothing_is_one(judged):
+    row = judged(scripted(lambda n, case: NotAsked("so") if n == 0 else Failed("off"))).row
+    assert (row.status, row.message, row.effective) == ("failed", "off", 0)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +117,25 @@ def test_checks_share_the_examples_and_a_limit_is_that_of_the_default_effort(
 def test_efforts_and_what_an_order_is_by_itself():
     assert EFFORTS == {"smoke": 20, "default": 150, "thorough": 1500}
     assert Order("EQ-3") == Order("EQ-3", "default", 0, (), False)
+
+
+def test_a_glance_asks_so_many_examples_and_makes_none_smaller(judged, monkeypatch):
+    asked = []
+    check = scripted(lambda n, case: bool(asked.append(case)) or len(asked) < 4 or Failed("off"))
+    monkeypatch.setattr("attn_conformance.rows.checks", lambda: {"EQ-3": (check,)})
+    row = judge(Order("EQ-3", "smoke").glance(7), made(), {}).row
+    assert (row.status, row.examples) == ("failed", 4)
+    assert row.counterexample == asked[3].to_json()
+    assert set(asked[4:]) <= {asked[3]}
+    assert judged(scripted(lambda n, case: True), examples=7).row.examples == 7
+
+
+def test_each_check_draws_cases_of_its_own(judged):
+    drawn = [[], []]
+    judged(*(scripted(lambda n, case, to=to: bool(to.append(case)) or True) for to in drawn))
+    first, second = ({case.seed for case in cases[1:]} for cases in drawn)  # the simplest comes first in all
+    assert len(first) == len(second) == 9
+    assert not first & second
 
 
 @pytest.mark.parametrize(("requirement", "api"), [("EQ-3", None), ("NUM-1", "blas"), ("EQ-6", "blas")])
@@ -190,6 +191,23 @@ def test_what_a_looser_claim_would_allow_lets_the_other_checks_be_asked(judged):
     assert row.message.startswith(LOOSER)
     row = judged(looser, scripted(lambda n, case: Failed(LOOSER), "second")).row
     assert row.check == "looser"
+
+
+def test_of_failures_that_say_less_the_row_tells_of_one_that_rests_on_nothing(judged):
+    def one(name, text, judges=()):
+        grounds = on(*judges) if judges else ()
+        return scripted(lambda n, case: Failed(text), name, grounds=lambda case: grounds)
+
+    shape, second = one("shape", "off", ["OUT-1"]), one("second", "off", ["EQ-1", "EQ-2"])
+    looser, strict = one("looser", LOOSER), one("strict", "wrong")
+    for checks, told, rests in (
+        ((shape, second, shape), "shape", (("OUT-1",), ("EQ-1", "EQ-2"))),
+        ((shape, looser, second), "looser", ()),
+        ((looser, shape), "looser", ()),
+        ((shape, looser, strict), "strict", ()),
+    ):
+        found = judged(*checks, subject=BROKEN)
+        assert (found.row.status, found.row.check, found.rests) == ("failed", told, rests)
 
 
 def test_a_failure_that_does_not_come_again_says_so(judged):
@@ -272,6 +290,8 @@ def test_levels():
         ("CAUSAL-3", {"cross"}, ["causal"]),
         ("CAUSAL-3", {"cross", "causal"}, []),
         ("CAUSAL-5", {"causal"}, ["bool-mask or float-mask"]),
+        ("CAUSAL-5", set(), ["causal"]),
+        ("MASK-1", set(), ["bool-mask"]),
         ("CAUSAL-5", {"causal", "bool-mask"}, []),
         ("MASK-9", set(), ["bool-mask or float-mask"]),
         ("MASK-9", {"float-mask"}, []),
@@ -289,6 +309,7 @@ def test_a_requirement_whose_every_check_lacks_something_is_not_asked(judged):
     subject = made()
     assert unmet(load_requirements()["EQ-3"], subject, [gqa, scale]) == ["gqa"]
     assert unmet(load_requirements()["EQ-3"], subject, [gqa, scripted(lambda n, case: True)]) == []
+    assert unmet(load_requirements()["CAUSAL-1"], made(frozenset()), [gqa, scale]) == ["causal"]
     row = judged(gqa, scripted(lambda n, case: True)).row
     assert (row.status, row.examples) == ("passed", 20)
     row = judged(replace(gqa, needs=("lse",)), scale).row
@@ -296,14 +317,14 @@ def test_a_requirement_whose_every_check_lacks_something_is_not_asked(judged):
 
 
 @pytest.mark.parametrize(
-    ("outcome", "hint"),
+    ("outcome", "hint", "all_asked"),
     [
-        (lambda n, case: True, " (it works where tried; --with gqa asks for it)"),
-        (lambda n, case: n != 3 or Failed("off"), ""),
-        (lambda n, case: ZeroDivisionError(), ""),
+        (lambda n, case: True, " (it works where tried; --with gqa asks for it)", True),
+        (lambda n, case: n != 3 or Failed("off"), "", True),
+        (lambda n, case: ZeroDivisionError(), "", False),
     ],
 )
-def test_what_is_not_claimed_is_tried(judged, outcome, hint):
+def test_what_is_not_claimed_is_tried(judged, outcome, hint, all_asked):
     tried = Counter()
 
     def function(subject, case):
@@ -316,66 +337,32 @@ def test_what_is_not_claimed_is_tried(judged, outcome, hint):
 
     row = judged(Check("EQ-3", function, lambda scope: CASES, needs=("gqa",))).row
     assert (row.status, row.message) == ("skipped", f"not claimed: gqa{hint}")
-    assert tried["examples"] == 10 or not hint
-    assert tried["examples"] > 0
+    assert tried["examples"] == 10 or not all_asked
 
 
-# --- stored cases
+def test_a_trial_of_the_only_case_that_there_is_tells(judged):
+    only = replace(scripted(lambda n, case: True), cases=lambda scope: st.just(KernelCase()), needs=("gqa",))
+    assert judged(only).row.message == "not claimed: gqa (it works where tried; --with gqa asks for it)"
 
 
-def stored(name="scripted", seed=1, dtype="float32"):
-    return Stored(name, KernelCase(seed=seed, dtype=dtype))
-
-
-def test_a_stored_case_that_fails_is_the_row(judged):
-    check = scripted(lambda n, case: case.seed != 7 or Failed("off"))
-    found = judged(check, stored=(stored(), stored(seed=7), stored(seed=8)))
-    row = found.row
-    assert (row.status, row.message, row.check, row.replayed) == ("failed", "off", "scripted", True)
-    assert row.counterexample == KernelCase(seed=7, dtype="float32").to_json()
-    assert row.cells == (Cell("cpu", "float32", "failed"),)
-    assert row.examples == 2
-    assert [one.case.seed for one in found.healed] == [1]
-
-
-def test_stored_cases_that_pass_are_healed_and_the_search_goes_on(judged):
-    found = judged(scripted(lambda n, case: True), stored=(stored(), stored(seed=2)))
-    assert (found.row.status, found.row.replayed, found.row.examples) == ("passed", False, 20)
-    assert len(found.healed) == 2
-
-
-def test_a_replay_asks_the_stored_cases_alone(judged):
-    asked = []
-    check = scripted(lambda n, case: bool(asked.append(case)) or True)
-    row = judged(check, stored=(stored(), stored(seed=2)), replay=True).row
-    assert (row.status, row.examples, row.effective, row.message, len(asked)) == ("passed", 2, 2, None, 2)
-    row = judged(check, stored=(stored("of another version"),), replay=True).row
-    assert (row.status, row.message, len(asked)) == ("skipped", NOT_REPLAYED, 2)
-    row = judged(replace(check, needs=("gqa",)), stored=(stored(),), replay=True).row
-    assert (row.status, row.message, len(asked)) == ("skipped", NOT_REPLAYED, 2)
-    row = judged(scripted(lambda n, case: NotAsked("so")), stored=(stored(),), replay=True).row
-    assert (row.status, row.message) == ("skipped", NOT_REPLAYED)
-    found = judged(scripted(lambda n, case: KeyError("x")), stored=(stored(),), replay=True)
-    assert (found.row.status, found.row.message) == ("error", "the suite itself failed: KeyError: 'x'")
-
-
-def test_of_stored_cases_one_that_no_looser_claim_allows_is_the_row(judged):
-    check = scripted(lambda n, case: Failed(LOOSER if case.seed < 5 else "off"))
-    row = judged(check, stored=(stored(seed=3), stored(seed=4), stored(seed=5)), replay=True).row
-    assert (row.message, row.counterexample["seed"], row.examples) == ("off", 5, 3)
-    row = judged(check, stored=(stored(seed=3), stored(seed=4)), replay=True).row
-    assert (row.message, row.counterexample["seed"], row.examples) == (LOOSER, 3, 1)
-
-
-def test_a_stored_case_that_a_looser_claim_allows_leaves_the_row_to_the_search(judged):
-    check = scripted(lambda n, case: case.seed != 3 or Failed(LOOSER))
-    row = judged(check, stored=(stored(seed=3),)).row
-    assert (row.status, row.replayed) == ("failed", True)
-    row = judged(scripted(lambda n, case: Failed(LOOSER if n == 0 else "off")), stored=(stored(seed=3),)).row
-    assert (row.message, row.replayed) == ("off", False)
-
-
-def test_what_is_observed_is_never_a_failure_when_it_is_replayed(judged):
-    check = replace(scripted(lambda n, case: Failed("accepted: it")), requirement="MASK-9")
-    found = judged(check, requirement="MASK-9", stored=(stored(),), replay=True)
-    assert (found.row.status, len(found.healed)) == ("passed", 1)
+@pytest.mark.parametrize(
+    ("features", "hint"),
+    [
+        (("gqa",), "gqa"),
+        (("gqa", "dv"), "gqa,dv"),
+        (("gqa", "scale", "dv"), "gqa,scale,dv"),
+        (("gqa", "lse"), ""),
+        (("lse",), ""),
+    ],
+)
+def test_of_what_is_not_claimed_all_is_tried_that_a_plain_function_may_well_take(
+    judged, monkeypatch, features, hint
+):
+    table = load_requirements()
+    changed = {**table, "EQ-3": replace(table["EQ-3"], rests_on=features)}
+    monkeypatch.setattr("attn_conformance.rows.load_requirements", lambda: changed)
+    works, fails = scripted(lambda n, case: True), scripted(lambda n, case: Failed("off"))
+    for checks, told in (((works, fails), hint), ((fails, works), "")):
+        row = judged(*checks, subject=made(frozenset())).row
+        due = f" (it works where tried; --with {told} asks for it)" if told else ""
+        assert (row.status, row.message) == ("skipped", f"not claimed: {', '.join(features)}{due}")
