@@ -291,7 +291,7 @@ def error_parts(problem: Problem, solution: Solution, r: Roundings, inexact: Ine
     )
 
 
-@np.errstate(all="ignore")  # as in `bound`; ln 0 of empty rows
+@np.errstate(all="ignore")  # as in `bound`
 def lse_bound(problem: Problem, solution: Solution, dtype: str, arithmetic: Arithmetic = "fused") -> Array:
     """The error allowed for each log-sum-exp, (B, H, T), its last rounding included; 0 in empty rows.
 

@@ -64,13 +64,17 @@ def test_the_largest_number_may_be_moved():
 
 
 def test_values_move_to_any_key_where_scores_have_no_digits():
-    # Values that are known exactly and lie near each other, so that sums' worst roundings are more than the hull.
+    # Scores between 0 and 1, as differences of 2^29. Projections are exact and values near each other, so that the
+    # hull is less than what the roundings of sums come to at their worst, and more than their likely size.
     rng = np.random.default_rng(0)
-    weights = {"query": 1e12 * np.eye(2), "key": np.eye(2), "value": np.eye(2), "out": np.eye(2)}
-    src = np.stack([rng.standard_normal(300), 1e6 + rng.uniform(0, 1, 300)], axis=1)[None]
-    params = {f"{name}.weight": weight for name, weight in weights.items()}
-    problem = lower_forward(params, np.ones((1, 1, 2)), src, n_head=1)
-    is_the_formula(problem, "float32", "fused", "no digits")
+    score, value = rng.random(600), 1e6 + 16 * rng.random(600)
+    src = np.stack([1 + score / 2**29, np.ones(600), value], axis=1)[None]
+    params = {f"{name}.weight": np.eye(3) for name in PROJECTIONS}
+    problem = lower_forward(params, 2.0**29 * np.array([[[1, -1, 0]]]), src, n_head=1)
+    expected = is_the_formula(problem, "float32", "fused", "no digits")
+    hull = np.abs(value - solve_forward(problem).y[0, 0, 2]).max()
+    # Thrice for errors of scores, once for those of inputs.
+    assert 4 * hull < expected[0, 0, 2] < 6 * hull
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
