@@ -93,7 +93,7 @@ def test_keys_too_far_below_the_maximum_have_no_weight_whatever_the_errors(size)
 
 
 @pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
-def test_a_key_without_weight_whose_score_has_no_digits_leaves_the_spread_of_the_other_values(dtype, arithmetic):
+def test_a_key_without_weight_or_digits_leaves_the_spread_of_the_other_values(dtype, arithmetic):
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((1, 1, n, 4)) for n in (1, 6, 6))
     v[0, 0, 5] = 1e6
@@ -105,7 +105,7 @@ def test_a_key_without_weight_whose_score_has_no_digits_leaves_the_spread_of_the
 
 
 @pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
-def test_hidden_values_do_not_count_where_the_sizes_of_visible_scores_are_beyond_all_numbers(dtype, arithmetic):
+def test_hidden_values_do_not_count_where_visible_scores_add_up_beyond_all_numbers(dtype, arithmetic):
     # Scores of 0, each the difference of two products of 2^1023.
     q, k = np.array([[2.0**523, -(2.0**523)]]), np.full((3, 2), 2.0**500)
     found = []
