@@ -92,12 +92,12 @@ class Roundings:
     """What an arithmetic may round, and how coarsely; symbols as in the module's docstring."""
 
     ua: float
+    eta_p: float
+    eta_0: float
     up: float = 0.0
     us: float = 0.0
     ut: float = 0.0
     eps_exp: float = 0.0
-    eta_p: float = 0.0
-    eta_0: float = 0.0
 
 
 def roundings(dtype: str, arithmetic: Arithmetic = "fused") -> Roundings:
@@ -114,18 +114,18 @@ def roundings(dtype: str, arithmetic: Arithmetic = "fused") -> Roundings:
     ua, tiny = unit_roundoff("float32"), 2.0**-126  # float32 and bfloat16 subnormals may be flushed
     if dtype == "float32":
         ut = 2.0**-11 if arithmetic == "tf32" else 0.0
-        return Roundings(ua, up=ut, ut=ut, eta_p=tiny, eta_0=tiny)
+        return Roundings(ua, eta_p=tiny, eta_0=tiny, up=ut, ut=ut)
     keeps_subnormals = dtype == "float16"
     eta_0 = 0.0 if keeps_subnormals else tiny
     if arithmetic == "precise":
         return Roundings(ua, eta_p=tiny, eta_0=eta_0)
     return Roundings(
         ua,
+        eta_p=2.0**-25 if keeps_subnormals else tiny,  # half of float16's smallest subnormal
+        eta_0=eta_0,
         up=u,
         us=u if arithmetic == "eager" else 0.0,
         eps_exp=2.0**-13,  # a short polynomial for exp hides below the weights' own rounding
-        eta_p=2.0**-25 if keeps_subnormals else tiny,  # half of float16's smallest subnormal
-        eta_0=eta_0,
     )
 
 
@@ -291,7 +291,7 @@ def error_parts(problem: Problem, solution: Solution, r: Roundings, inexact: Ine
     )
 
 
-@np.errstate(all="ignore")  # as in `bound`; ln 0 of empty rows
+@np.errstate(all="ignore")  # as in `bound`
 def lse_bound(problem: Problem, solution: Solution, dtype: str, arithmetic: Arithmetic = "fused") -> Array:
     """The error allowed for each log-sum-exp, (B, H, T), its last rounding included; 0 in empty rows.
 
@@ -309,7 +309,7 @@ def lse_bound(problem: Problem, solution: Solution, dtype: str, arithmetic: Arit
     scores = np.where(top < CERTAIN, np.log1p(row_sum(solution.p, np.expm1(np.minimum(delta, CERTAIN)))), top)
     # The sum's relative error is absolute after the logarithm. ln, a change of base, the addition of m and
     # the last rounding, of the reference too, act on numbers of at most |m| + ln n.
-    rest = r.ua * (1.07 * n + 8 + 6 * spread) + r.eta_0
+    rest = r.ua * (1.07 * n + 8 + 6 * spread)
     return np.asarray(np.where(solution.empty, 0.0, scores + rest)[..., 0])
 
 
@@ -365,14 +365,14 @@ def hull(
     _, H, _, S = problem.shape
     cap = np.full(solution.o.shape, np.inf)
     chosen = np.argwhere(rows)
-    v = finite(problem.v)
+    v = problem.v  # NaN of visible keys is in o already
     g = H // v.shape[1]
     visible = problem.visible & reach
     step = max(1, BLOCK // max(1, S * v.shape[3]))
     for start in range(0, len(chosen), step):
         b, h, i = chosen[start : start + step].T
         seen, values = visible[b, h, i][..., None], v[b, h // g]
-        error = 0.0 if inexact is None else inexact.values[b, h // g]
+        error = 0.0 if inexact is None else inexact.values[b, h]
         top = np.where(seen, values + error, -np.inf).max(1)
         bottom = np.where(seen, values - error, np.inf).min(1)
         cap[b, h, i] = np.maximum(top - solution.o[b, h, i], solution.o[b, h, i] - bottom)
@@ -394,7 +394,7 @@ def rounding_alike(solution: Solution, width: float) -> tuple[Array, Array]:
     key = code & ((1 << bits) - 1)
     first = np.ones(p.shape, bool)  # is it the first key of its cell?
     first[..., 1:] = (code[..., 1:] ^ code[..., :-1]) >> bits != 0
-    cell = np.cumsum(first) - 1
+    cell = np.cumsum(first)
     weight = np.take_along_axis(p, key, -1).ravel()
     mass, count = np.bincount(cell, weight), np.bincount(cell, weight > 0)
     pairs = (count[cell] * (weight > 0)).reshape(p.shape)

@@ -143,9 +143,7 @@ def _bound(
     inexact, e_v = inexact_heads(core, errors), errors["value"]
     inexact_u = replace(inexact, values=e_v.worst @ W_abs, values_probable=np.sqrt(e_v.probable**2 @ (W * W)))
     own = error_parts(core, attention, r, inexact)
-    heads = error_parts(
-        replace(core, v=finite(core.v) @ W), replace(attention, o=attention.o @ W), r, inexact_u
-    )
+    heads = error_parts(replace(core, v=core.v @ W), replace(attention, o=attention.o @ W), r, inexact_u)
 
     o = np.where(attention.empty, 0.0, np.abs(attention.o))
     many = np.sqrt(alike(merge_heads(o), -1))[:, None]
@@ -170,7 +168,7 @@ def _bound(
     # The heads' outputs, stored or not. Stored numbers that are only moved were rounded once and are not again, unless
     # they are tiny and grow.
     reach = o + np.where(attention.empty, 0.0, own.worst)
-    y = np.abs((attention.o @ W).sum(1) + problem.biases["out"])
+    y = np.abs((attention.o @ W).sum(1))  # where they are only moved; a bias would be added to them
     us = np.where(moved & (y >= store.normal), 0.0, store.us)
     stored_worst = us * (reach @ W_abs).sum(1)
     stored_probable = ROUNDING / math.sqrt(3) * us * many[:, 0] * np.sqrt((o * o @ (W * W)).sum(1))
@@ -186,16 +184,16 @@ def _bound(
 
 
 def inexact_heads(core: Problem, errors: dict[str, Error]) -> Inexact:
-    """What the errors of q, k and v do to the scores and values of a kernel."""
-    q, k, v = np.abs(core.q), np.abs(finite(core.k)), finite(core.v)
+    """What the errors of q, k and v do to the scores and values of a kernel; its scale is above 0."""
+    q, k, v = np.abs(core.q), np.abs(finite(core.k)), core.v
     e_q, e_k, e_v = errors["query"], errors["key"], errors["value"]
-    worst = abs(core.scale) * (
+    worst = core.scale * (
         grouped(e_q.worst, (k + e_k.worst).swapaxes(-1, -2)) + grouped(q, e_k.worst.swapaxes(-1, -2))
     )
     in_squares = alike(q, -1) * grouped(e_q.probable**2, (k * k).swapaxes(-1, -2)) + grouped(
         q * q, (alike(k, -1) * e_k.probable**2).swapaxes(-1, -2)
     )
-    probable = np.minimum(abs(core.scale) * np.sqrt(in_squares), worst)
+    probable = np.minimum(core.scale * np.sqrt(in_squares), worst)
     seen = np.any(core.visible, axis=(1, 2))[:, None, :, None]  # keys that no query sees make no error
     B, H, S, D = v.shape
     many = alike(np.where(seen, v, 0.0).reshape(B, H, 1, S * D), -1)

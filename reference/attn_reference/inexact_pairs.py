@@ -58,7 +58,7 @@ def inexact_pairs(
     def over_channels(x: Array, y: Array) -> Array:
         return np.where(visible, np.sqrt(x @ turned(y)), 0.0)
 
-    scale = abs(kernel.scale)
+    scale = kernel.scale
     of_query = scale * over_channels(alike(q, -1) * e_q.probable**2, k * k)
     of_key = scale * over_channels(q * q, alike(k, -1) * e_k.probable**2)
     # To first order; where the errors are larger, the worst is granted instead, and nothing averages out.
@@ -84,7 +84,7 @@ def inexact_pairs(
     whole = np.moveaxis(p, 1, 0)
     shared = Shared(
         ds=core.ds,
-        query_p=np.where(decided & visible, (1 + growth) * scale * np.sqrt(of_p), 0.0),
+        query_p=np.where(decided, (1 + growth) * scale * np.sqrt(of_p), 0.0),
         query_ds=query_ds,
         key_score=key_score,
         key_dp=key_dp,

@@ -363,6 +363,7 @@ def test_formats(dtype):
     info = ml_dtypes.finfo(kind)
     assert largest(dtype) == float(info.max)
     assert unit_roundoff(dtype) == float(info.eps) / 2
+    assert module.smallest_normal(dtype) == float(info.smallest_normal)
     x = np.array([1.0, 1.5, -3.0, 1000.0, float(info.smallest_normal), float(info.smallest_normal) / 4, 0.0])
     step = np.abs(np.nextafter(x.astype(kind), kind(np.inf)).astype(float) - x)
     step[2] = 4 * float(info.eps) / 2  # -3 lies in [2, 4)

@@ -488,4 +488,7 @@ def test_numbers_that_are_alike():
     )
     np.testing.assert_array_equal(alike(x, -1), [[2], [3], [1]])
     np.testing.assert_array_equal(alike(np.array([[1.0, 2.0], [3.0, -2.0]]), 0), [[1, 2]])
-    assert alike(np.zeros((2, 0)), -1).shape == (2, 1)
+    np.testing.assert_array_equal(alike(np.zeros((2, 0)), -1), [[1], [1]])
+    # As near as float32's roundoff, of the smaller of both and not of any other.
+    near = np.array([[0.0, 1e-3, 1.0, 1 + 2.0**-24], [0.0, 1e3, 1.0, 1 + 2.0**-23]])
+    np.testing.assert_array_equal(alike(near, -1), [[2], [1]])
