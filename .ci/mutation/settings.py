@@ -9,6 +9,7 @@ PACKAGES = ("reference", "impl", "conformance")
 REFERENCE, CONFORMANCE = "reference/attn_reference", "conformance/attn_conformance"
 JUDGED = {
     f"{REFERENCE}/bound.py": (
+        "contenders",
         "bound_formulas",
         "bound",
         "forward_formulas",

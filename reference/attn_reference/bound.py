@@ -213,6 +213,7 @@ def error_parts(problem: Problem, solution: Solution, r: Roundings, inexact: Ine
     delta, independent, common = log_weight_errors(problem, solution, r)
     if inexact is not None:
         delta = delta + inexact.scores
+    delta = of_contenders(problem, solution, delta)
 
     # Moments of v under p. With sum p (v - o) = 0 the variance needs no centring: what cancels in it is below
     # 1e-8 |v|, which delta scales down far below the accumulation error.
@@ -301,6 +302,7 @@ def lse_bound(problem: Problem, solution: Solution, dtype: str, arithmetic: Arit
     r = roundings(dtype, arithmetic)
     n = visible_keys(problem)
     delta, _, _ = log_weight_errors(problem, solution, r)
+    delta = of_contenders(problem, solution, delta)
     spread = np.abs(solution.m) + np.log(np.maximum(n, 1))
     # Perturbing the scores by |eps| <= delta moves ln sum e^s by at most ln sum p e^delta: upwards plainly,
     # downwards by convexity, -ln sum p e^-delta <= sum p delta <= ln sum p e^delta. Beyond CERTAIN, where that
@@ -346,6 +348,17 @@ def log_weight_errors(problem: Problem, solution: Solution, r: Roundings) -> tup
         common += 2 * r.ut * A  # q's rounding is common to all keys, k's to equal keys
     delta = independent + common + (r.ua * (D + 3 - math.sqrt(D + 3)) * A + r.eps_exp)
     return delta, independent, common
+
+
+@np.errstate(invalid="ignore")  # inf - inf, at hidden keys
+def of_contenders(problem: Problem, solution: Solution, delta: Array) -> Array:
+    """The errors of ln p, but 0 for keys so far below another that they have no weight, however both may err.
+
+    A mask of -1e9 for padding makes such keys: their scores err by more than `CERTAIN`, and it does not matter.
+    """
+    gap = solution.m - solution.s
+    best = np.where(problem.visible, gap + delta, np.inf).min(-1, keepdims=True, initial=np.inf)
+    return np.where(gap - delta > best + VANISHING, 0.0, delta)
 
 
 def weight_error(p: Array, delta: Array) -> Array:

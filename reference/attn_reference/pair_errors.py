@@ -29,6 +29,7 @@ from .bound import (
     largest,
     largest_visible,
     log_weight_errors,
+    of_contenders,
     row_sum,
     unit_roundoff,
     visible_keys,
@@ -133,7 +134,8 @@ def pair_errors(
     size = sizes(problem, backward, dtype)
     visible = np.broadcast_to(problem.visible, problem.shape)
     delta, independent, common = log_weight_errors(problem, backward.solution, r)
-    likely, delta = np.minimum(delta, SYSTEMATIC * (independent + common)), delta + scores
+    likely = np.minimum(delta, SYSTEMATIC * (independent + common))
+    delta = of_contenders(problem, backward.solution, delta + scores)
     # The largest key differs from the maximum that is subtracted by no more than twice the error of either.
     gap = backward.solution.m - backward.solution.s
     worst = _granted(size, visible, delta, gap <= 2 * delta, dp, dtype, r, True)

@@ -58,6 +58,8 @@ class Pairs:
         most = own + common + r.ua * (inner - math.sqrt(inner)) * A + r.eps
         likely = np.minimum(most, 3 * (own + common))
         most = np.where(see, most + scores, 0.0)
+        hopeless = finite_gap - most > (gap + most).min(3, keepdims=True) + 800
+        most = np.where(hopeless, 0.0, most)
         # e^delta over a sum of e^-delta: beyond this the code's sum of 1 - e^-delta has lost half of its digits.
         self.unclear = bool((most > 15).any())
 

@@ -69,6 +69,11 @@ def weight_error(p, delta):
     return math.sqrt(p @ np.expm1(delta) ** 2) / max(p @ np.exp(-delta), 1e-30)
 
 
+def without_hopeless(delta, gap):
+    """The errors of ln p of a row's visible keys; 0 for those 800 below another though one errs up and one down."""
+    return np.where(gap - delta > (gap + delta).min() + 800, 0, delta)
+
+
 def row_parts(row, v, o, r, inexact=None):
     """The errors of one row's output o (n,), step by step; v (keys, n) of its visible keys.
 
@@ -79,6 +84,7 @@ def row_parts(row, v, o, r, inexact=None):
     delta, own, common = log_weights(row, r)
     if inexact is not None:
         delta = delta + inexact.scores
+    delta = without_hopeless(delta, gap)
     p_v, std = p @ np.abs(v), np.sqrt(p @ (v - o) ** 2)
     factor, top = weight_error(p, delta), delta.max()
     undecided = top >= 60
