@@ -153,6 +153,11 @@ def test_floating_masks_forbid_by_minus_infinity_and_are_finite_elsewhere(bias, 
     assert np.isneginf(array[~finite]).all()
     if bias == "below-10000":
         assert (array[finite] < -1e4).all()
+    if bias == "filled":
+        lowest = max(-1e9, float(np.finfo(array.dtype).min))
+        assert (array[finite] == 0).any()
+        assert (array[finite] <= lowest).any()
+        assert ((array[finite] == 0) | (array[finite] <= lowest)).all()
 
 
 def test_first_element_structures_treat_batch_element_0_apart():

@@ -110,6 +110,9 @@ EVENTS: dict[str, Event] = {
     "a float mask wholly below -1e4": Event(
         _masked(lambda case, mask: mask.bias == "below-10000"), ("float-mask",)
     ),
+    "a float mask that hides padding by a finite number": Event(
+        _masked(lambda case, mask: mask.bias == "filled"), ("float-mask",)
+    ),
     "a forbidden logit more than 100 above the visible ones": Event(
         lambda case: case.poison in ("keys", "both") and case.mask is not None, ("mask",)
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -142,6 +143,13 @@ def _below_10000(rng: np.random.Generator, i: Array, j: Array, keys: int) -> Arr
     return -16384.0 - np.round(np.abs(rng.standard_normal((i.size, j.size))) * 16) / 4
 
 
+def _filled(rng: np.random.Generator, i: Array, j: Array, keys: int) -> Array:
+    """Of a padding mask made by filling: 0 for the first keys, for all others a number that leaves them no weight."""
+    low = rng.choice([-1e9, -3.4e38])
+    first = rng.integers(1, max(2, keys))
+    return np.where(j < first, 0.0, low) + np.zeros((i.size, 1))
+
+
 BIASES: dict[str, Callable[[np.random.Generator, Array, Array, int], Array]] = {
     "none": _no_bias,
     "alibi": _alibi,
@@ -149,6 +157,7 @@ BIASES: dict[str, Callable[[np.random.Generator, Array, Array, int], Array]] = {
     "fine": _fine,
     "row-constant": _row_constant,
     "below-10000": _below_10000,
+    "filled": _filled,
 }
 
 HEAD_SPECIAL = ("first-all-allowed", "first-shortest")
@@ -193,7 +202,8 @@ def make(
     else:
         bias = planes(b * h, lambda n: BIASES[mask.bias](rng, i, j, keys)).reshape(visible.shape)
         kind = np.float32 if mask.dtype == "float32" else dtype
-        array = np.where(visible, bias, -np.inf).astype(kind)
+        lowest = float(ml_dtypes.finfo(kind).min)
+        array = np.where(visible, np.maximum(bias, lowest), -np.inf).astype(kind)
     if mask.axes == "ts":
         array = array[0, 0]
     if mask.layout == "sliced":

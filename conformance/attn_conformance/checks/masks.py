@@ -56,12 +56,10 @@ FINITE = ("noise", "alibi", "fine")
 
 
 def _biased(scope: Scope) -> SearchStrategy[KernelCase]:
-    return kernel_cases(
-        scope,
-        mask=masks(
-            dtypes=floating_kinds(scope), structures=("all", "random", "padding-right"), biases=FINITE
-        ),
-    )
+    dtypes = floating_kinds(scope)
+    added = masks(dtypes=dtypes, structures=("all", "random", "padding-right"), biases=FINITE)
+    filled = masks(dtypes=dtypes, structures=("all", "padding-right"), biases=("filled",))
+    return weighted((3, kernel_cases(scope, mask=added)), (1, kernel_cases(scope, mask=filled)))
 
 
 @check("MASK-2", cases=_biased, grounds=simplified.hiding)
