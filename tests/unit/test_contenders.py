@@ -18,6 +18,7 @@ from attn_reference import (
     solve_forward,
     solve_forward_backward,
 )
+from attn_reference.bound import of_contenders
 
 LOW = [-1e4, -1e9, float(np.finfo(np.float32).min)]
 
@@ -32,6 +33,17 @@ def bounds_of(problem, do, dtype, arithmetic):
     found = {"o": bound(problem, solution, dtype, arithmetic)}
     found["lse"] = lse_bound(problem, solution, dtype, arithmetic)
     return found | backward_bound(problem, solve_backward(problem, do), dtype, arithmetic)
+
+
+@pytest.mark.parametrize(("gap", "counts"), [(1200.0, True), (1210.0, True), (1220.0, False)])
+def test_a_key_counts_unless_it_stays_800_below_the_one_that_is_surest_to_be_high(gap, counts):
+    # The second key is 110 below the maximum at worst, the first 500. The fourth is hidden.
+    below, delta = np.array([0.0, 100.0, gap, np.inf]), np.array([500.0, 10.0, 300.0, np.inf])
+    zeros = np.zeros((1, 1, 4, 1))
+    problem = lower(zeros[:, :, :1], zeros, zeros, -below[None])
+    with np.errstate(all="raise"):
+        found = of_contenders(problem, solve(problem), delta[None, None, None])
+    np.testing.assert_array_equal(found[0, 0, 0, :3], [500.0, 10.0, 300.0 if counts else 0.0])
 
 
 @pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)

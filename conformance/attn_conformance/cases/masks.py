@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from attn_conformance.cases.case import Mask
+from attn_reference import largest
 
 Array = NDArray[Any]
 
@@ -202,7 +202,7 @@ def make(
     else:
         bias = planes(b * h, lambda n: BIASES[mask.bias](rng, i, j, keys)).reshape(visible.shape)
         kind = np.float32 if mask.dtype == "float32" else dtype
-        lowest = float(ml_dtypes.finfo(kind).min)
+        lowest = -largest(np.dtype(kind).name)
         array = np.where(visible, np.maximum(bias, lowest), -np.inf).astype(kind)
     if mask.axes == "ts":
         array = array[0, 0]
