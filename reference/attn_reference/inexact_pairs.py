@@ -84,7 +84,7 @@ def inexact_pairs(
     whole = np.moveaxis(p, 1, 0)
     shared = Shared(
         ds=core.ds,
-        query_p=np.where(decided, (1 + growth) * scale * np.sqrt(of_p), 0.0),
+        query_p=np.where(decided & visible, (1 + growth) * scale * np.sqrt(of_p), 0.0),
         query_ds=query_ds,
         key_score=key_score,
         key_dp=key_dp,

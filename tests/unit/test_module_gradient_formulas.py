@@ -116,3 +116,21 @@ def test_what_a_query_without_a_key_holds_changes_no_bound(dtype, arithmetic):
     for name, bound in found[0].items():
         assert np.isfinite(bound).all()
         np.testing.assert_array_equal(found[1][name], bound, err_msg=name)
+
+
+@pytest.mark.parametrize(("dtype", "arithmetic"), ARITHMETICS)
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_what_a_token_that_no_query_sees_holds_changes_no_bound(number, dtype, arithmetic):
+    rng = np.random.default_rng(0)
+    params = {f"{name}.weight": rng.standard_normal((4, 4)) for name in ("query", "key", "value", "out")}
+    x, src, dy = (rng.standard_normal((1, n, 4)) for n in (3, 5, 3))
+    mask, found = np.arange(5) > np.zeros((3, 1)), []
+    for held in (1.0, number):
+        src[0, 0, 1] = held
+        problem = lower_forward(params, x, src, n_head=2, mask=mask)
+        with np.errstate(all="ignore"):
+            backward = solve_forward_backward(problem, dy)
+        found.append(forward_backward_bound(problem, backward, dtype, arithmetic))
+    for name, bound in found[0].items():
+        assert np.isfinite(bound).all()
+        np.testing.assert_array_equal(found[1][name], bound, err_msg=name)
