@@ -257,6 +257,11 @@ def test_after_three_costly_cases_the_rest_is_not_run_and_nothing_conforms(judge
 # --- what ends the suite from outside
 
 
+def heed_ctrl_c():
+    """As in a terminal, also where the tests themselves run in the background, in which shells ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Run:
     """The command line in a process group of its own, as in a terminal, and whatever it starts."""
 
@@ -269,6 +274,7 @@ class Run:
             [sys.executable, *command, "--call-limit", "600", *options],
             env=os.environ | {name: value, "PYTHONPATH": os.pathsep.join(sys.path)},
             start_new_session=True,
+            preexec_fn=heed_ctrl_c,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -58,7 +58,7 @@ FINITE = ("noise", "alibi", "fine")
 def _biased(scope: Scope) -> SearchStrategy[KernelCase]:
     dtypes = floating_kinds(scope)
     added = masks(dtypes=dtypes, structures=("all", "random", "padding-right"), biases=FINITE)
-    filled = masks(dtypes=dtypes, structures=("all", "padding-right"), biases=("filled",))
+    filled = masks(dtypes=dtypes, structures=("all",), biases=("filled",))
     return weighted((3, kernel_cases(scope, mask=added)), (1, kernel_cases(scope, mask=filled)))
 
 
