@@ -37,7 +37,7 @@ def on(*judges):
     return (Ground(KernelCase(), judges),)
 
 
-def scripted(outcome, name="scripted", **options):
+def scripted(outcome, name="scripted", cases=CASES, **options):
     """A check whose n-th example, from 0 on, has the outcome(n, case): bool or str, or an exception to be raised."""
     number = itertools.count()
 
@@ -48,7 +48,7 @@ def scripted(outcome, name="scripted", **options):
         return found
 
     function.__name__ = name
-    return Check("EQ-3", function, lambda scope: CASES, **options)
+    return Check("EQ-3", function, lambda scope: cases, **options)
 
 
 def judged_row(monkeypatch, *checks, requirement="EQ-3", subject=None, refused=None, **order):

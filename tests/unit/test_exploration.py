@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import strategies as st
-from scripted_checks import BROKEN, LOOSER, on
+from scripted_checks import BROKEN, LOOSER, on, scripted
 
 from attn_conformance.borders import NumpyBorder
 from attn_conformance.cases import ForwardCase, KernelCase, build
@@ -21,21 +21,8 @@ SUBJECT = KernelSubject("a target", attention, KERNEL, NumpyBorder(), Claims())
 CASES = st.builds(KernelCase, seed=st.integers(0, 10**6))
 
 
-def check(outcome, cases=CASES, **more):
-    """outcome(n, case) of the n-th run, from 0 on: what it returns, or raises if it is an exception."""
-    number = itertools.count()
-
-    def function(subject, case):
-        found = outcome(next(number), case)
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    return Check("EQ-3", function, lambda scope: cases, **more)
-
-
 def tally_of(outcome, cases=CASES, examples=20, **options):
-    return explore(check(outcome, cases), SUBJECT, examples=examples, seed_value=1, **options)
+    return explore(scripted(outcome, cases=cases), SUBJECT, examples=examples, seed_value=1, **options)
 
 
 def test_the_examples_until_the_first_failure_are_counted_and_no_others():
@@ -156,7 +143,7 @@ def test_nothing_that_the_first_example_is_made_smaller_to_is_listened_to():
 
 def explored(outcome, grounds, subject=BROKEN, examples=20):
     """As `tally_of`, where a case fails the simpler ones that grounds(case) gives."""
-    return explore(check(outcome, grounds=grounds), subject, examples=examples, seed_value=1)
+    return explore(scripted(outcome, cases=CASES, grounds=grounds), subject, examples=examples, seed_value=1)
 
 
 def test_what_a_failure_rests_on_is_asked_once_and_not_of_what_it_is_made_smaller_to():
@@ -232,10 +219,10 @@ def test_who_watches_may_know_better():
         told.append((check.requirement, case))
         return known if case.seed == 3 else None
 
-    one = check(lambda n, case: True)
+    one = scripted(lambda n, case: True)
     assert attempt(one, SUBJECT, KernelCase(seed=3), watch) == (False, known)
     assert attempt(one, SUBJECT, KernelCase(seed=4), watch) == (True, None)
     assert [case.seed for _, case in told] == [3, 4]
     assert unwatched(one, KernelCase()) is None
-    outcome, failed = attempt(check(lambda n, case: Failed("off")), SUBJECT, KernelCase())
+    outcome, failed = attempt(scripted(lambda n, case: Failed("off")), SUBJECT, KernelCase())
     assert (outcome, failed.message, failed.__traceback__) == (False, "off", None)
