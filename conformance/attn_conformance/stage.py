@@ -169,10 +169,7 @@ class Stage:
         x = weights.tokens(self.rng, self.case, step.length)
         old = self.held.get(key, x[:, :0])
         src = np.concatenate([old, x], axis=1)
-        mask = None
-        if step.masked:
-            mask = self.rng.random((self.case.batch, self.case.heads, step.length, src.shape[1])) < 0.7
-            mask[..., -1] = True
+        mask = self._mask(step, src.shape[1])
         try:
             y = self.step_of(session, x, mask=mask)
         except Raised:
@@ -194,11 +191,21 @@ class Stage:
         x = weights.tokens(self.rng, self.case, step.length)
         xa = weights.tokens(self.rng, self.case, self.case.keys)
         first = key not in self.held
-        y = self.step_of(session, x, xa)
+        mask = self._mask(step, self.case.keys)
+        y = self.step_of(session, x, xa, mask)
         entry = self.held.setdefault(key, xa)
-        mistaken = {"own xa": [(x, xa, None)], "x for xa": [(x, x, None)]}
-        mistaken["another cache"] = [(x, held, None) for held in self._elsewhere(key)]
-        self._compare(weights, y, (x, entry, None), None if first else (x, xa, None), mistaken)
+        mistaken = {"own xa": [(x, xa, mask)], "x for xa": [] if step.masked else [(x, x, None)]}
+        mistaken["another cache"] = [(x, held, mask) for held in self._elsewhere(key)]
+        without = (x, entry, None) if step.masked else None if first else (x, xa, None)
+        self._compare(weights, y, (x, entry, mask), without, mistaken)
+
+    def _mask(self, step: Step, keys: int) -> Array | None:
+        """(B, H, T, keys), where the step has one; every row sees the last key."""
+        if not step.masked:
+            return None
+        mask = self.rng.random((self.case.batch, self.case.heads, step.length, keys)) < 0.7
+        mask[..., -1] = True
+        return mask
 
     def _elsewhere(self, key: Key) -> list[Array]:
         """What other caches hold for a module."""

@@ -36,6 +36,7 @@ def test_a_right_module_plays_every_script(carried, dtype):
     assert play(Plain, me(3), me(1), me(2, masked=True), **fields)
     assert play(Plain, me(), me(3), causal=True, **fields)
     assert play(Plain, Step("cross"), Step("disturb"), Step("cross", length=4), Step("misfit"), **fields)
+    assert play(Plain, Step("cross"), Step("cross", length=2, masked=True), **fields)
     assert play(Plain, me(), me(module=1), me(cache=1), me(module=1), me(cache=1), copied=True, **fields)
     assert play(Plain, me(), Step("reorder", order=(1, 1)), Step("truncate", length=1), me(), **fields)
     assert play(Plain, me(), Step("fork"), me(), me(cache=1), me(cache=0), **fields)

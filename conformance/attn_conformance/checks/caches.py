@@ -144,16 +144,21 @@ def masks_cover_cached_and_new_keys(subject: ModuleSubject, case: KernelCase) ->
     return expect.reference(subject, call, without=unmasked(call))
 
 
+def _at_times_masked(scope: Scope) -> SearchStrategy[ScriptCase]:
+    self_steps = scripts(scope, steps=appended(masked=EITHER))
+    return st.one_of(self_steps, scripts(scope, steps=crossed(masked=EITHER))) if scope.has("cross") else self_steps
+
+
 @check(
     "CACHE-6",
-    cases=lambda s: scripts(s, steps=appended(masked=EITHER)),
+    cases=_at_times_masked,
     grounds=simplified.steps_only,
     kinds=MODULE,
     windows=CACHED,
     needs=("bool-mask",),
 )
 def masks_come_and_go(subject: ModuleSubject, case: ScriptCase) -> bool:
-    """Masks that cover cached and new keys, in some steps of a sequence."""
+    """Masks that cover cached and new keys, or all keys of a cross entry, in some steps of a sequence."""
     return Stage(subject, case).play()
 
 

@@ -70,9 +70,12 @@ def steps_only(case: ScriptCase) -> Iterator[Ground]:
     if all(step.act == "self" for step in steps):
         yield Ground(replace(one, causal=True), ("CACHE-2",))
     if any(step.masked for step in case.steps):
-        posed = KernelCase(case.batch, 2, 2, SHORT, SHORT, 8, 8, case.dtype, seed=case.seed, window="self")
+        across = any(step.act == "cross" for step in steps)
+        keys, window = (2 * SHORT, "cross") if across else (SHORT, "self")
+        posed = KernelCase(case.batch, 2, 2, SHORT, keys, 8, 8, case.dtype, seed=case.seed, window=window)
         hiding = replace(posed, mask=Mask("random", dtype="bool", axes="bhts"))
         yield masked(hiding)
         yield masked(hiding, ("MASK-3",), planes="each")
-        cached = replace(hiding, keys=2 * SHORT, window="cached")
-        yield masked(cached, ("CACHE-6",), planes="each")
+        if not across:
+            cached = replace(hiding, keys=2 * SHORT, window="cached")
+            yield masked(cached, ("CACHE-6",), planes="each")

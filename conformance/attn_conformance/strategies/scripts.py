@@ -65,8 +65,8 @@ def decoded(*, at_most: int = 5) -> SearchStrategy[tuple[Step, ...]]:
 
 
 def crossed(
-    *, at_least: int = 2, at_most: int = 4, **fields: SearchStrategy[int]
+    *, at_least: int = 2, at_most: int = 4, **fields: SearchStrategy[Any]
 ) -> SearchStrategy[tuple[Step, ...]]:
-    """Cross-attention steps, each with an xa of its own values."""
+    """Cross-attention steps, each with an xa of its own values; fields: others of a Step that are drawn."""
     step = st.builds(Step, act=st.just("cross"), length=st.integers(1, 6), **fields)
     return st.lists(step, min_size=at_least, max_size=at_most).map(tuple)

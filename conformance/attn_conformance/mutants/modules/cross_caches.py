@@ -1,4 +1,4 @@
-"""Lies about a cache in cross-attention: what is stored, found again, projected again, or stored once more."""
+"""Lies about a cache in cross-attention: what is stored, found again, masked, projected again, or stored once more."""
 
 # ruff: noqa: D102  # what is overridden is documented in the plain module
 
@@ -103,6 +103,28 @@ class CrossEntryGrows(Plain):
         if mask is not None:
             k, v = k[:, -mask.shape[-1] :], v[:, -mask.shape[-1] :]
         return super().between(q, k, v, mask)
+
+
+# --- masks over the keys of an entry
+
+
+@module_mutant(
+    "no-mask-beside-a-cross-entry",
+    requirement="CACHE-6",
+    bug_class="CROSS",
+    seen_in=("https://github.com/speechbrain/speechbrain/issues/1107",),
+)
+class NoMaskBesideACrossEntry(Plain):
+    """The padding mask of xa counts in the call that stores its keys; the steps that reuse them go without."""
+
+    reuses = False
+
+    def keys_and_values(self, x: Array, xa: Array | None, kv_cache: Cache) -> Pair:
+        self.reuses = xa is not None and self.stored(kv_cache) is not None
+        return super().keys_and_values(x, xa, kv_cache)
+
+    def between(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+        return super().between(q, k, v, None if self.reuses else mask)
 
 
 # --- length and work
