@@ -17,8 +17,8 @@ class Step:
     """One thing that is done. cache, module: numbers of those concerned. length: tokens of x, or what truncate keeps.
 
     order: batch elements that reorder puts in place of the old ones, repetitions allowed. masked: whether a random
-    boolean mask is given, over cached and new keys, or those of the cross entry. fault: a name of `faults.FAULTS`, or "mask" for a mask that
-    causality forbids.
+    boolean mask is given, over cached and new keys, or those of the cross entry. fault: a name of `faults.FAULTS`, or
+    "mask" for a mask that causality forbids.
     """
 
     act: str = "self"
