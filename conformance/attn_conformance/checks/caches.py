@@ -146,7 +146,11 @@ def masks_cover_cached_and_new_keys(subject: ModuleSubject, case: KernelCase) ->
 
 def _at_times_masked(scope: Scope) -> SearchStrategy[ScriptCase]:
     self_steps = scripts(scope, steps=appended(masked=EITHER))
-    return st.one_of(self_steps, scripts(scope, steps=crossed(masked=EITHER))) if scope.has("cross") else self_steps
+    return (
+        st.one_of(self_steps, scripts(scope, steps=crossed(masked=EITHER)))
+        if scope.has("cross")
+        else self_steps
+    )
 
 
 @check(
