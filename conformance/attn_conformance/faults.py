@@ -79,6 +79,7 @@ FAULTS: dict[str, Fault] = {
     "rank-1-mask": _mask(lambda B, H, T, S: (S,)),
     "rank-3-mask-by-batch": _mask(lambda B, H, T, S: (B, T, S)),
     "rank-3-mask-by-head": _mask(lambda B, H, T, S: (H, T, S)),
+    "rank-3-mask-of-one-number": _mask(lambda B, H, T, S: (1, 1, 1)),
     "call-q-rank-3": _changed("q", by=lambda a: a[:, 0], windows=KERNEL),
     "call-q-rank-5": _changed("q", by=_wrapped, windows=KERNEL),
     "call-k-rank-3": _changed("k", by=lambda a: a[:, 0], windows=KERNEL),
@@ -107,7 +108,7 @@ FAULTS: dict[str, Fault] = {
     "call-xa-width": _changed("xa", by=_more(2), windows=CROSS),
     "call-xa-batch": _changed("xa", by=_more(0), windows=CROSS, blamed=("xa", "x")),
 }
-"""By name: what is done to a valid call. The prefix says which requirement draws it."""
+"""By name: what is done to a valid call. The prefix says which requirement asks for the exception."""
 
 
 def put(fault: str, arrays: Arrays, sizes: Sizes) -> Arrays:

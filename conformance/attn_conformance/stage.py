@@ -194,8 +194,11 @@ class Stage:
         mask = self._mask(step, self.case.keys)
         y = self.step_of(session, x, xa, mask)
         entry = self.held.setdefault(key, xa)
-        mistaken = {"own xa": [(x, xa, mask)], "x for xa": [] if step.masked else [(x, x, None)]}
-        mistaken["another cache"] = [(x, held, mask) for held in self._elsewhere(key)]
+        mistaken: dict[str, list[Posed]] = {
+            "own xa": [(x, xa, mask)],
+            "x for xa": [] if step.masked else [(x, x, None)],
+            "another cache": [(x, held, mask) for held in self._elsewhere(key)],
+        }
         without = (x, entry, None) if step.masked else None if first else (x, xa, None)
         self._compare(weights, y, (x, entry, mask), without, mistaken)
 

@@ -334,6 +334,8 @@ def names(w: World) -> None:
     if missing:
         raise Wrong(f"has no {missing}")
     w.forward(w.tokens(3))
+    if w.target(N, H).causal:
+        raise Wrong("is causal by default")
 
 
 @script("OUT-1", "EQ-1", "EQ-4", "PURE-3")

@@ -32,6 +32,7 @@ from attn_conformance.subject import Raised, blaming
 
 CACHED = ("cached",)
 EITHER = st.booleans()
+MOSTLY = st.sampled_from((False, True, True))
 WEIGHTS = st.sampled_from((True, True, True, False))
 """carried: mostly exact, sometimes with projections and biases that count."""
 
@@ -83,7 +84,7 @@ def without_causality_all_keys_so_far_are_seen(subject: ModuleSubject, case: Scr
 def _with_an_empty_chunk(scope: Scope) -> SearchStrategy[ScriptCase]:
     empty = Step("self", length=0)
     steps = st.tuples(appended(at_least=1, at_most=2), appended(at_least=1, at_most=2))
-    return scripts(scope, steps=steps.map(lambda parts: (*parts[0], empty, *parts[1])))
+    return scripts(scope, steps=steps.map(lambda parts: (*parts[0], empty, *parts[1])), causal=EITHER)
 
 
 @check("OUT-4", cases=_with_an_empty_chunk, kinds=MODULE, windows=CACHED, grounds=simplified.steps_only)
@@ -105,21 +106,29 @@ def the_cross_entry_wins(subject: ModuleSubject, case: ScriptCase) -> bool:
     return Stage(subject, case).play()
 
 
+def _lockstep(*turns: Step) -> SearchStrategy[tuple[Step, ...]]:
+    """Self-attention of some length, and the next: each in all of these turns."""
+    lengths = st.lists(chunks, min_size=2, max_size=3)
+    return lengths.map(lambda some: tuple(replace(step, length=n) for n in some for step in turns))
+
+
 def _several(scope: Scope) -> SearchStrategy[ScriptCase]:
+    """Two caches of a module, and two modules on a cache: at random, and in lockstep.
+
+    What goes by the length of a cache takes one sequence for the other; of two layers, what goes by another's.
+    """
     numbers = st.integers(0, 1)
-    options = [scripts(scope, steps=appended(cache=numbers))]
-    # Two sequences in lockstep: whatever goes by the length of a cache takes one for the other.
-    lockstep = st.lists(chunks, min_size=2, max_size=3).map(
-        lambda lengths: tuple(Step("self", length=n, cache=cache) for n in lengths for cache in (0, 1))
-    )
-    options.append(scripts(scope, steps=lockstep))
+    sequences = [appended(cache=numbers), _lockstep(Step(cache=0), Step(cache=1))]
+    options = [scripts(scope, steps=steps, causal=MOSTLY) for steps in sequences]
     if scope.has("cross"):
         options.append(scripts(scope, steps=crossed(cache=numbers)))
     if scope.has("shared-cache"):
-        options += [
-            scripts(scope, steps=appended(module=numbers), copied=EITHER),
-            scripts(scope, steps=appended(module=numbers, cache=numbers), copied=EITHER),
+        layers = [
+            appended(module=numbers),
+            appended(module=numbers, cache=numbers),
+            _lockstep(Step(module=0), Step(module=1)),
         ]
+        options += [scripts(scope, steps=steps, causal=MOSTLY, copied=EITHER) for steps in layers]
         if scope.has("cross"):
             options.append(scripts(scope, steps=crossed(module=numbers), copied=EITHER))
     return st.one_of(*options)
@@ -169,7 +178,8 @@ def masks_come_and_go(subject: ModuleSubject, case: ScriptCase) -> bool:
 @st.composite
 def _disturbed(draw: DrawFn, scope: Scope) -> ScriptCase:
     across = scope.has("cross") and draw(EITHER, label="cross")
-    case: ScriptCase = draw(scripts(scope, steps=crossed(at_most=3) if across else appended(at_most=3)))
+    fed = scripts(scope, steps=appended(at_most=3), causal=EITHER)
+    case: ScriptCase = draw(scripts(scope, steps=crossed(at_most=3)) if across else fed)
     steps = [part for step in case.steps for part in (step, Step("disturb"))]
     if draw(EITHER, label="misfit"):
         steps.append(replace(case.steps[-1], act="misfit"))
@@ -183,7 +193,7 @@ def entries_are_the_caches_own(subject: ModuleSubject, case: ScriptCase) -> bool
 
 
 def _growing(scope: Scope) -> SearchStrategy[ScriptCase]:
-    self_steps = scripts(scope, steps=appended())
+    self_steps = scripts(scope, steps=appended(), causal=EITHER)
     return st.one_of(self_steps, scripts(scope, steps=crossed())) if scope.has("cross") else self_steps
 
 
@@ -237,7 +247,7 @@ def _projects_once(subject: ModuleSubject, stage: Stage, step: Step, work: int |
 @st.composite
 def _edited(draw: DrawFn, scope: Scope) -> ScriptCase:
     """Steps with an edit before each but the first, on caches of which a fork makes one more; a last step on each."""
-    case: ScriptCase = draw(scripts(scope, steps=appended(at_most=4), batch=st.integers(2, 3)))
+    case: ScriptCase = draw(scripts(scope, steps=appended(at_most=4), causal=EITHER, batch=st.integers(2, 3)))
     first, *later = case.steps
     steps, held = [first], [first.length]  # held: the length of each cache
     for step in later:

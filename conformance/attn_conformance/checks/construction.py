@@ -19,7 +19,7 @@ from attn_conformance.module_subject import ModuleSubject
 from attn_conformance.registry import FEW, MODULE, check
 from attn_conformance.scope import Scope
 from attn_conformance.strategies import constructor_arguments, forward_cases
-from attn_conformance.subject import Raised
+from attn_conformance.subject import Raised, blaming
 
 
 def _indivisible(scope: Scope) -> SearchStrategy[SizesCase]:
@@ -89,7 +89,7 @@ def scaled_dot_product_attention_may_be_missing(subject: ModuleSubject, case: Fo
 
 @check("CTOR-4", cases=forward_cases, floor=1, kinds=MODULE, at_most=5)
 def a_drop_in_has_the_names(subject: ModuleSubject, case: ForwardCase) -> bool:
-    """n_head, causal, query, key, value and out exist, and the parameters have the names of the seed."""
+    """n_head, causal, query, key, value and out exist, parameters have the names of the seed, causal is no default."""
     call = build_forward(case)
     handle = subject.build(call.params, call.n_head, call.is_causal)
     missing = [n for n in ("n_head", "causal", "query", "key", "value", "out") if not hasattr(handle, n)]
@@ -103,4 +103,8 @@ def a_drop_in_has_the_names(subject: ModuleSubject, case: ForwardCase) -> bool:
     lacking = [name for name in PARAMETERS if name not in handle.state_dict()]
     if lacking:
         raise Failed(f"its parameters lack {', '.join(lacking)}")
+    with blaming():
+        usual = type(handle)(case.heads * case.head_size, case.heads)
+    if usual.causal:
+        raise Failed(f"built without causal, it is causal: its attribute is {usual.causal!r}")
     return True

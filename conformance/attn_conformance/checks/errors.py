@@ -25,7 +25,7 @@ def malformed_calls_raise(subject: Subject, case: KernelCase) -> bool:
 
 
 def _any_fault(scope: Scope) -> SearchStrategy[KernelCase]:
-    masked = [faulty(scope, "mask-")] if kinds(scope) else []
+    masked = [faulty(scope, prefix) for prefix in ("mask-", "rank-")] if kinds(scope) else []
     return st.one_of(faulty(scope, "call-"), *masked)
 
 

@@ -67,7 +67,10 @@ def steps_only(case: ScriptCase) -> Iterator[Ground]:
     one = replace(case, steps=steps, copied=False)
     yield from _first(replace(one, steps=steps[:1]))
     yield Ground(one, ("CACHE-2", "CACHE-3", "CACHE-4"))
-    if all(step.act == "self" for step in steps):
+    if case.causal:
+        yield Ground(anchored(case), ("CAUSAL-3",))
+        yield Ground(replace(one, causal=False), ("CACHE-3",))
+    elif all(step.act == "self" for step in steps):
         yield Ground(replace(one, causal=True), ("CACHE-2",))
     if any(step.masked for step in case.steps):
         across = any(step.act == "cross" for step in steps)

@@ -60,6 +60,22 @@ class MaskDroppedForAChunk(Chunked):
         return super().between(q, k, v, None if self.is_chunk(q) else mask)
 
 
+# --- where a chunk lies
+
+
+class _Placed(Plain):
+    """A causal chunk lies `offset` keys behind the first; a mutant says how many these are."""
+
+    offset = 0
+
+    def between(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+        T, S = q.shape[1], k.shape[1]
+        if not self.causal or T >= S:
+            return super().between(q, k, v, mask)
+        seen = np.where(triangle(T, S, self.offset), scores(self.split(q), self.split(k)), NEVER)
+        return self.merge(product(softmax(seen), self.split(v), q.dtype))
+
+
 @module_mutant(
     "offset-of-the-last-chunk-alone",
     requirement="CACHE-2",
@@ -68,25 +84,51 @@ class MaskDroppedForAChunk(Chunked):
         "https://github.com/mlx-node/mlx-node/pull/33",
         "https://github.com/lablup/mlxcel/pull/891",
     ),
+    also_fails={"OUT-4": "behind an empty chunk the next one lies at the start"},
 )
-class OffsetOfTheLastChunkAlone(Plain):
+class OffsetOfTheLastChunkAlone(_Placed):
     """A causal chunk lies behind the one before it, not behind all that is cached: shows from the third chunk on."""
 
     before = 0
     """Tokens of the last call on a cache."""
-    offset = 0
 
     def keys_and_values(self, x: Array, xa: Array | None, kv_cache: Cache) -> Pair:
         self.offset = 0 if self.stored(kv_cache) is None else self.before
         self.before = x.shape[1]
         return super().keys_and_values(x, xa, kv_cache)
 
-    def between(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
-        T, S = q.shape[1], k.shape[1]
-        if not self.causal or T >= S:
-            return super().between(q, k, v, mask)
-        seen = np.where(triangle(T, S, self.offset), scores(self.split(q), self.split(k)), NEVER)
-        return self.merge(product(softmax(seen), self.split(v), q.dtype))
+
+@module_mutant(
+    "offset-of-the-first-entry",
+    requirement="CACHE-5",
+    bug_class="ALIGN",
+    seen_in=(
+        "https://github.com/fla-org/flash-linear-attention/issues/477",
+        "https://github.com/fla-org/flash-linear-attention/issues/747",
+    ),
+)
+class OffsetOfTheFirstEntry(_Placed):
+    """A causal chunk lies behind as many keys as the cache's first entry has, whichever module's that is."""
+
+    def keys_and_values(self, x: Array, xa: Array | None, kv_cache: Cache) -> Pair:
+        self.offset = next(iter(kv_cache.values())).shape[1] if kv_cache else 0
+        return super().keys_and_values(x, xa, kv_cache)
+
+
+@module_mutant(
+    "offset-counted-beside-the-entries",
+    requirement="CACHE-9",
+    bug_class="CACHEUPD",
+    seen_in=("https://github.com/ml-explore/mlx-lm/pull/1486",),
+)
+class OffsetCountedBesideTheEntries(_Placed):
+    """A causal chunk lies behind as many tokens as were ever fed: cut entries leave the count alone."""
+
+    def keys_and_values(self, x: Array, xa: Array | None, kv_cache: Cache) -> Pair:
+        if xa is None and kv_cache is not None:
+            self.offset = kv_cache.get((self.key, "fed"), 0)
+            kv_cache[self.key, "fed"] = self.offset + x.shape[1]
+        return super().keys_and_values(x, xa, kv_cache)
 
 
 # --- masks

@@ -117,6 +117,19 @@ class EmptyStateAccepted(Plain):
 
 
 @module_mutant(
+    "causal-unless-told-otherwise",
+    requirement="CTOR-4",
+    bug_class="LEAK",
+    seen_in=("https://github.com/huggingface/transformers/issues/48172",),
+)
+class CausalUnlessToldOtherwise(Plain):
+    """Causality is the default: a module that nobody asked it of hides keys."""
+
+    def __init__(self, n_state: int, n_head: int, causal: bool = True) -> None:
+        super().__init__(n_state, n_head, causal)
+
+
+@module_mutant(
     "heads-counted-under-another-name",
     requirement="CTOR-4",
     bug_class="VALID",
