@@ -84,7 +84,7 @@ def without_causality_all_keys_so_far_are_seen(subject: ModuleSubject, case: Scr
 def _with_an_empty_chunk(scope: Scope) -> SearchStrategy[ScriptCase]:
     empty = Step("self", length=0)
     steps = st.tuples(appended(at_least=1, at_most=2), appended(at_least=1, at_most=2))
-    return scripts(scope, steps=steps.map(lambda parts: (*parts[0], empty, *parts[1])), causal=EITHER)
+    return scripts(scope, steps=steps.map(lambda parts: (*parts[0], empty, *parts[1])))
 
 
 @check("OUT-4", cases=_with_an_empty_chunk, kinds=MODULE, windows=CACHED, grounds=simplified.steps_only)
@@ -178,8 +178,7 @@ def masks_come_and_go(subject: ModuleSubject, case: ScriptCase) -> bool:
 @st.composite
 def _disturbed(draw: DrawFn, scope: Scope) -> ScriptCase:
     across = scope.has("cross") and draw(EITHER, label="cross")
-    fed = scripts(scope, steps=appended(at_most=3), causal=EITHER)
-    case: ScriptCase = draw(scripts(scope, steps=crossed(at_most=3)) if across else fed)
+    case: ScriptCase = draw(scripts(scope, steps=crossed(at_most=3) if across else appended(at_most=3)))
     steps = [part for step in case.steps for part in (step, Step("disturb"))]
     if draw(EITHER, label="misfit"):
         steps.append(replace(case.steps[-1], act="misfit"))
@@ -193,7 +192,7 @@ def entries_are_the_caches_own(subject: ModuleSubject, case: ScriptCase) -> bool
 
 
 def _growing(scope: Scope) -> SearchStrategy[ScriptCase]:
-    self_steps = scripts(scope, steps=appended(), causal=EITHER)
+    self_steps = scripts(scope, steps=appended())
     return st.one_of(self_steps, scripts(scope, steps=crossed())) if scope.has("cross") else self_steps
 
 

@@ -84,7 +84,6 @@ class _Placed(Plain):
         "https://github.com/mlx-node/mlx-node/pull/33",
         "https://github.com/lablup/mlxcel/pull/891",
     ),
-    also_fails={"OUT-4": "behind an empty chunk the next one lies at the start"},
 )
 class OffsetOfTheLastChunkAlone(_Placed):
     """A causal chunk lies behind the one before it, not behind all that is cached: shows from the third chunk on."""
