@@ -33,6 +33,7 @@ from attn_conformance.subject import Raised, blaming
 CACHED = ("cached",)
 EITHER = st.booleans()
 MOSTLY = st.sampled_from((False, True, True))
+"""causal, where caches or modules are several: those of decoders are."""
 WEIGHTS = st.sampled_from((True, True, True, False))
 """carried: mostly exact, sometimes with projections and biases that count."""
 
@@ -153,18 +154,15 @@ def masks_cover_cached_and_new_keys(subject: ModuleSubject, case: KernelCase) ->
     return expect.reference(subject, call, without=unmasked(call))
 
 
-def _at_times_masked(scope: Scope) -> SearchStrategy[ScriptCase]:
-    self_steps = scripts(scope, steps=appended(masked=EITHER))
-    return (
-        st.one_of(self_steps, scripts(scope, steps=crossed(masked=EITHER)))
-        if scope.has("cross")
-        else self_steps
-    )
+def _fed(scope: Scope, **fields: Any) -> SearchStrategy[ScriptCase]:
+    """Self-attention steps, or cross-attention ones where that is claimed; fields: others of a Step that are drawn."""
+    acts = (appended, crossed) if scope.has("cross") else (appended,)
+    return st.one_of(*(scripts(scope, steps=act(**fields)) for act in acts))
 
 
 @check(
     "CACHE-6",
-    cases=_at_times_masked,
+    cases=lambda s: _fed(s, masked=EITHER),
     grounds=simplified.steps_only,
     kinds=MODULE,
     windows=CACHED,
@@ -191,12 +189,7 @@ def entries_are_the_caches_own(subject: ModuleSubject, case: ScriptCase) -> bool
     return Stage(subject, case).play()
 
 
-def _growing(scope: Scope) -> SearchStrategy[ScriptCase]:
-    self_steps = scripts(scope, steps=appended())
-    return st.one_of(self_steps, scripts(scope, steps=crossed())) if scope.has("cross") else self_steps
-
-
-@check("CACHE-8", cases=_growing, kinds=MODULE, windows=CACHED, grounds=simplified.whole)
+@check("CACHE-8", cases=_fed, kinds=MODULE, windows=CACHED, grounds=simplified.whole)
 def the_length_grows_by_the_new_keys(subject: ModuleSubject, case: ScriptCase) -> bool:
     """The cached length grows by exactly the new keys, or stays S; cached cross-attention does not project xa."""
     stage = Stage(subject, case, judging=False)  # what the steps give, other requirements judge
